@@ -1,0 +1,1 @@
+"""The cloud: gateway, teacher engines, escalation log, release repository, enrolment, quotas."""

@@ -1,0 +1,1 @@
+"""Our own gRPC gateway in front of the teacher, the log and the releases."""

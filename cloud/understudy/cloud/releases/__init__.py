@@ -1,0 +1,1 @@
+"""Signed releases: the repository that the publisher writes and the gateway serves."""

@@ -1,0 +1,1 @@
+"""The night: stages from the log to a gated, signed student."""

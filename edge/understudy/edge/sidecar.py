@@ -1,0 +1,1 @@
+"""The sidecar for products that are not written in Python."""

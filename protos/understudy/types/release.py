@@ -1,0 +1,80 @@
+"""What is offered to the fleet, and what a node says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class UpdateState(StrEnum):
+    """Where a node's updater stands; persisted before each action."""
+
+    IDLE = "idle"
+    CHECK = "check"
+    DOWNLOAD = "download"
+    VERIFY = "verify"
+    STAGE = "stage"
+    SELFTEST = "selftest"
+    ACTIVATE = "activate"
+    PROBATION = "probation"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """What a node reports when it checks in.
+
+    Attributes:
+        task: Name of the task.
+        bundle: Id of the bundle really loaded; empty when none is.
+        channel: Channel the node follows.
+        state: Where the updater stands.
+        failed_bundle: Id of the bundle that failed last; empty when none did.
+        failure: Why it failed, one clear sentence.
+        client_version: Version of the client software.
+        requests: Requests answered since the last check-in.
+        kept: Of these, answered by the student as certified or confident.
+        escalated: Of these, answered by the teacher.
+        degraded: Of these, answered by the student because the teacher could not be asked.
+        audits: Audit coins that fell.
+        spool_rows: Records waiting on the node.
+        dropped_rows: Records lost to bounds since the last check-in.
+    """
+
+    task: str
+    bundle: str
+    channel: str = "stable"
+    state: UpdateState = UpdateState.IDLE
+    failed_bundle: str = ""
+    failure: str = ""
+    client_version: str = ""
+    requests: int = 0
+    kept: int = 0
+    escalated: int = 0
+    degraded: int = 0
+    audits: int = 0
+    spool_rows: int = 0
+    dropped_rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Directive:
+    """What the cloud answers to a check-in.
+
+    Attributes:
+        bundle: Id of the bundle this node should run; an unsigned hint that may only pick a signed
+            release. Empty: stay.
+        target: TUF target path of that bundle's manifest.
+        certificate_revoked: True if answers must say `certified=False`.
+        threshold_floor: Threshold is raised to at least this; 0 when nothing is wrong.
+        audit_rate: Audit rate to use from now on; negative to keep the configured one.
+        next_check_in_s: Seconds until the next check-in.
+    """
+
+    bundle: str = ""
+    target: str = ""
+    certificate_revoked: bool = False
+    threshold_floor: float = 0.0
+    audit_rate: float = -1.0
+    next_check_in_s: float = 900.0

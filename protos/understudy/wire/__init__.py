@@ -1,0 +1,1 @@
+"""Generated code, by version. Import the version: `understudy.wire.v1`."""
