@@ -25,6 +25,8 @@ TOKENIZER = "tokenizer.json"
 CALIBRATION = "calibration.json"
 CERTIFICATE = "certificate.json"
 GOLDEN = "golden.json"
+EMBEDDINGS = "embeddings.npz"
+"""Takes the encoder's place in a `static` bundle."""
 REQUIRED = (ENCODER, HEAD, TOKENIZER, CALIBRATION, CERTIFICATE, GOLDEN)
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 4 << 30
@@ -122,17 +124,30 @@ def decode_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST_BYTES:
         raise BundleError(f"the manifest is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
-        plain: dict[str, Any] = json.loads(data)
+        plain: Any = json.loads(data)
         version = plain.get("format") if isinstance(plain, dict) else None
         if version != FORMAT:
             raise BundleError(f"this client reads bundle format {FORMAT}, not {version!r}")
         manifest = msgspec.convert(plain, Manifest)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"the manifest cannot be read: {error}") from error
-    missing = [name for name in REQUIRED if name not in manifest.files]
+    missing = [name for name in required_files(manifest.runtime) if name not in manifest.files]
     if missing:
         raise BundleError(f"the manifest names no {', '.join(missing)}")
     return manifest
+
+
+def required_files(runtime: str) -> tuple[str, ...]:
+    """Names of the files without which a bundle of this runtime is none.
+
+    Raises:
+        BundleError: If this version knows no such runtime.
+    """
+    if runtime not in {"onnx", "static"}:
+        raise BundleError(f"the manifest asks for the runtime '{runtime}'; known: onnx, static")
+    if runtime == "onnx":
+        return REQUIRED
+    return (EMBEDDINGS, *REQUIRED[1:])
 
 
 def bundle_id(manifest_bytes: bytes) -> str:
