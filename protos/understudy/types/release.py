@@ -40,6 +40,9 @@ class NodeStatus:
         audits: Audit coins that fell.
         spool_rows: Records waiting on the node.
         dropped_rows: Records lost to bounds since the last check-in.
+        shadow_rows: Requests of this probation that both the new student and the champion answered.
+        shadow_wins: Of these, the teacher agreed with the new student only.
+        shadow_losses: Of these, the teacher agreed with the champion only.
     """
 
     task: str
@@ -56,6 +59,9 @@ class NodeStatus:
     audits: int = 0
     spool_rows: int = 0
     dropped_rows: int = 0
+    shadow_rows: int = 0
+    shadow_wins: int = 0
+    shadow_losses: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,8 @@ class Directive:
         threshold_floor: Threshold is raised to at least this; 0 when nothing is wrong.
         audit_rate: Audit rate to use from now on; negative to keep the configured one.
         next_check_in_s: Seconds until the next check-in.
+        shadow_rate: Share of requests, in [0, 1], on which the champion runs in the shadow of a
+            student on probation.
     """
 
     bundle: str = ""
@@ -78,3 +86,4 @@ class Directive:
     threshold_floor: float = 0.0
     audit_rate: float = -1.0
     next_check_in_s: float = 900.0
+    shadow_rate: float = 0.0

@@ -68,6 +68,9 @@ class NodeStatus(_message.Message):
     AUDITS_FIELD_NUMBER: _builtins.int
     SPOOL_ROWS_FIELD_NUMBER: _builtins.int
     DROPPED_ROWS_FIELD_NUMBER: _builtins.int
+    SHADOW_ROWS_FIELD_NUMBER: _builtins.int
+    SHADOW_WINS_FIELD_NUMBER: _builtins.int
+    SHADOW_LOSSES_FIELD_NUMBER: _builtins.int
     task: _builtins.str
     bundle: _builtins.str
     """Id of the bundle really loaded."""
@@ -83,6 +86,10 @@ class NodeStatus(_message.Message):
     audits: _builtins.int
     spool_rows: _builtins.int
     dropped_rows: _builtins.int
+    shadow_rows: _builtins.int
+    """Paired evidence of a new student beside the champion that runs in its shadow."""
+    shadow_wins: _builtins.int
+    shadow_losses: _builtins.int
     def __init__(
         self,
         *,
@@ -100,10 +107,13 @@ class NodeStatus(_message.Message):
         audits: _builtins.int = ...,
         spool_rows: _builtins.int = ...,
         dropped_rows: _builtins.int = ...,
+        shadow_rows: _builtins.int = ...,
+        shadow_wins: _builtins.int = ...,
+        shadow_losses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "bundle", b"bundle", "channel", b"channel", "client_version", b"client_version", "degraded", b"degraded", "dropped_rows", b"dropped_rows", "escalated", b"escalated", "failed_bundle", b"failed_bundle", "failure", b"failure", "kept", b"kept", "requests", b"requests", "spool_rows", b"spool_rows", "state", b"state", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audits", b"audits", "bundle", b"bundle", "channel", b"channel", "client_version", b"client_version", "degraded", b"degraded", "dropped_rows", b"dropped_rows", "escalated", b"escalated", "failed_bundle", b"failed_bundle", "failure", b"failure", "kept", b"kept", "requests", b"requests", "shadow_losses", b"shadow_losses", "shadow_rows", b"shadow_rows", "shadow_wins", b"shadow_wins", "spool_rows", b"spool_rows", "state", b"state", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -139,6 +149,7 @@ class Directive(_message.Message):
     THRESHOLD_FLOOR_FIELD_NUMBER: _builtins.int
     AUDIT_RATE_FIELD_NUMBER: _builtins.int
     NEXT_CHECK_IN_S_FIELD_NUMBER: _builtins.int
+    SHADOW_RATE_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     target: _builtins.str
     certificate_revoked: _builtins.bool
@@ -146,6 +157,8 @@ class Directive(_message.Message):
     audit_rate: _builtins.float
     """Negative: keep the configured rate."""
     next_check_in_s: _builtins.float
+    shadow_rate: _builtins.float
+    """Share of requests on which the champion runs in the shadow of a student on probation."""
     def __init__(
         self,
         *,
@@ -155,10 +168,11 @@ class Directive(_message.Message):
         threshold_floor: _builtins.float = ...,
         audit_rate: _builtins.float = ...,
         next_check_in_s: _builtins.float = ...,
+        shadow_rate: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_rate", b"audit_rate", "bundle", b"bundle", "certificate_revoked", b"certificate_revoked", "next_check_in_s", b"next_check_in_s", "target", b"target", "threshold_floor", b"threshold_floor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_rate", b"audit_rate", "bundle", b"bundle", "certificate_revoked", b"certificate_revoked", "next_check_in_s", b"next_check_in_s", "shadow_rate", b"shadow_rate", "target", b"target", "threshold_floor", b"threshold_floor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
