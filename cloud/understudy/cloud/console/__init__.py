@@ -1,0 +1,1 @@
+"""The page an operator looks at, and its two buttons."""
