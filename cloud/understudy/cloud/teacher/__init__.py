@@ -6,13 +6,71 @@ or the error that belongs to that request, so one bad input never spoils its nei
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from understudy.types.errors import UnderstudyError
 from understudy.types.records import TeacherLabel
+
+if TYPE_CHECKING:
+    from understudy.cloud.teacher.encoder import SentenceEncoder as SentenceEncoder
+    from understudy.cloud.teacher.factory import make_engine as make_engine
+    from understudy.cloud.teacher.head import (
+        LinearHead as LinearHead,
+    )
+    from understudy.cloud.teacher.head import (
+        fit_head as fit_head,
+    )
+    from understudy.cloud.teacher.head import (
+        fit_linear_teacher as fit_linear_teacher,
+    )
+    from understudy.cloud.teacher.head import (
+        head_spec as head_spec,
+    )
+    from understudy.cloud.teacher.head import (
+        load_head as load_head,
+    )
+    from understudy.cloud.teacher.head import (
+        save_head as save_head,
+    )
+    from understudy.cloud.teacher.replay import ReplayEngine as ReplayEngine
+    from understudy.cloud.teacher.spec import (
+        PACKAGED_MINILM as PACKAGED_MINILM,
+    )
+    from understudy.cloud.teacher.spec import (
+        PromptOptions as PromptOptions,
+    )
+    from understudy.cloud.teacher.spec import (
+        TeacherSpec as TeacherSpec,
+    )
+    from understudy.cloud.teacher.weights import resolve_model as resolve_model
+
+# What callers of other rooms take through this door; loaded when first asked for, so that the port
+# itself stays as light as its types.
+_LAZY = {
+    "PACKAGED_MINILM": "spec",
+    "LinearHead": "head",
+    "PromptOptions": "spec",
+    "ReplayEngine": "replay",
+    "SentenceEncoder": "encoder",
+    "TeacherSpec": "spec",
+    "fit_head": "head",
+    "fit_linear_teacher": "head",
+    "head_spec": "head",
+    "load_head": "head",
+    "make_engine": "factory",
+    "resolve_model": "weights",
+    "save_head": "head",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the door leads to
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,101 @@
+"""Sentence vectors of a frozen encoder: pooled, scaled to length one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.types.errors import ConfigError
+
+DEFAULT_MAX_TOKENS = 256
+
+
+class SentenceEncoder:
+    """A transformer encoder on this machine. Not safe for concurrent calls."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, pooling: str, max_tokens: int) -> None:  # noqa: ANN401 - untyped library
+        self._model = model
+        self._tokenizer = tokenizer
+        self._pooling = pooling
+        self.max_tokens = max_tokens
+
+    @classmethod
+    def load(cls, folder: Path, *, max_tokens: int = 0, threads: int = 0) -> Self:
+        """Reads an encoder.
+
+        Args:
+            folder: Configuration, weights and tokenizer; pooling from the files beside them.
+            max_tokens: Longest input read; 0 for what the model was made for.
+            threads: CPU threads for the whole process; 0 leaves them as they are.
+
+        Raises:
+            ConfigError: If the folder holds no encoder.
+        """
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # a service's log is no terminal
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"teacher.model: {folder} holds no encoder: {error}") from error
+        longest = max_tokens or _made_for(folder)
+        return cls(model, tokenizer, pooling=_pooling(folder), max_tokens=longest)
+
+    @property
+    def vector_size(self) -> int:
+        """Length of a sentence vector."""
+        return int(self._model.config.hidden_size)
+
+    def encode(self, texts: Sequence[str], batch: int = 64) -> NDArray[np.float32]:
+        """Unit sentence vectors, float32, shape (len(texts), vector_size), same order."""
+        vectors = np.empty((len(texts), self.vector_size), dtype=np.float32)
+        # Neighbours of one length waste no padding.
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            vectors[rows] = self._forward([texts[i] for i in rows])
+        return vectors
+
+    def _forward(self, texts: list[str]) -> NDArray[np.float32]:
+        import torch
+
+        inputs = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        with torch.inference_mode():
+            hidden = self._model(**inputs).last_hidden_state  # (B, T, D)
+            if self._pooling == "cls":
+                pooled = hidden[:, 0]
+            else:
+                mask = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+                pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+            unit = torch.nn.functional.normalize(pooled, dim=-1)
+        result: NDArray[np.float32] = unit.numpy()
+        return result
+
+
+def _made_for(folder: Path) -> int:
+    facts = _json(folder / "sentence_bert_config.json")
+    return int(facts.get("max_seq_length", DEFAULT_MAX_TOKENS))
+
+
+def _pooling(folder: Path) -> str:
+    facts = _json(folder / "1_Pooling" / "config.json")
+    return "cls" if facts.get("pooling_mode_cls_token") else "mean"
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    facts: dict[str, Any] = json.loads(path.read_text())
+    return facts

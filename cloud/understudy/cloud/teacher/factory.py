@@ -1,0 +1,31 @@
+"""From a spec to an engine: the one place that knows them all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from understudy.cloud.teacher import TeacherEngine
+from understudy.cloud.teacher.spec import Engine, TeacherSpec
+from understudy.types.errors import ConfigError
+
+
+def make_engine(spec: TeacherSpec) -> TeacherEngine:
+    """An engine that has not been started.
+
+    Raises:
+        ConfigError: If the spec misses what its engine needs, or an extra is not installed.
+    """
+    match spec.engine:
+        case Engine.TRANSFORMERS:
+            from understudy.cloud.teacher.transformers_engine import TransformersEngine
+
+            return TransformersEngine(spec)
+        case Engine.REPLAY:
+            from understudy.cloud.teacher.replay import ReplayEngine, read_recordings
+
+            if not spec.recordings:
+                raise ConfigError("teacher.recordings: name the file of recorded answers")
+            path = Path(spec.recordings)
+            return ReplayEngine(read_recordings(path), name=path.stem)
+        case Engine.VLLM | Engine.OPENAI:
+            raise ConfigError(f"teacher.engine: '{spec.engine}' is not built in yet")

@@ -1,0 +1,222 @@
+"""The embedded default: a classifier in this process, by transformers and torch.
+
+Either a model with a classification head of its own, or an encoder with one of our linear heads.
+The forward pass runs on one worker thread, so the event loop stays free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, TeacherInfo
+from understudy.cloud.teacher.distribution import expired, prompt_hash, restricted_label
+from understudy.cloud.teacher.encoder import SentenceEncoder
+from understudy.cloud.teacher.head import LinearHead, load_head
+from understudy.cloud.teacher.spec import TeacherSpec
+from understudy.cloud.teacher.weights import resolve_model
+from understudy.types.errors import (
+    ConfigError,
+    InvalidValueError,
+    TeacherError,
+    UnderstudyError,
+)
+from understudy.types.records import TeacherLabel
+
+
+class Scorer(Protocol):
+    """Texts to logits, in this thread."""
+
+    labels: tuple[str, ...]
+    digest: str
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), len(labels))."""
+        ...
+
+
+class TransformersEngine:
+    """A `TeacherEngine` over a classifier; `generate` belongs to the other engines."""
+
+    def __init__(self, spec: TeacherSpec) -> None:
+        self._spec = spec
+        self._scorer: Scorer | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def info(self) -> TeacherInfo:
+        """Labels are known once started."""
+        name = self._spec.model.removeprefix("package:").rsplit("/", 1)[-1]
+        scorer = self._scorer
+        suffix = f"+{scorer.digest}" if scorer else ""
+        labels = scorer.labels if scorer else self._spec.labels
+        return TeacherInfo(id=f"transformers:{name}{suffix}", engine="transformers", labels=labels)
+
+    async def start(self) -> None:
+        """Loads the model.
+
+        Raises:
+            ConfigError: If model or head cannot be read, or do not fit each other.
+        """
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
+        loop = asyncio.get_running_loop()
+        self._scorer = await loop.run_in_executor(self._thread, load_scorer, self._spec)
+
+    async def score_labels(
+        self, requests: Sequence[ScoreRequest]
+    ) -> list[TeacherLabel | UnderstudyError]:
+        """One forward pass per `max_batch` inputs; expired ones are left out."""
+        if self._scorer is None or self._thread is None:
+            return [TeacherError("the teacher has not been started")] * len(requests)
+        loop = asyncio.get_running_loop()
+        results: list[TeacherLabel | UnderstudyError] = []
+        for start in range(0, len(requests), self._spec.max_batch):
+            chunk = requests[start : start + self._spec.max_batch]
+            results += await loop.run_in_executor(self._thread, self._score, chunk)
+        return results
+
+    async def generate(
+        self, requests: Sequence[GenerateRequest]
+    ) -> list[Generation | UnderstudyError]:
+        """A classifier continues no prompt."""
+        return [InvalidValueError("this teacher is a classifier; it cannot generate")] * len(
+            requests
+        )
+
+    async def health(self) -> None:
+        """Returns if the model is loaded.
+
+        Raises:
+            TeacherError: If it is not.
+        """
+        if self._scorer is None:
+            raise TeacherError("the teacher has not been started")
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """The pass under way always ends, whatever `drain_s` says: torch cannot be interrupted."""
+        del drain_s
+        thread, self._thread, self._scorer = self._thread, None, None
+        if thread is not None:
+            await asyncio.to_thread(thread.shutdown, wait=True, cancel_futures=True)
+
+    def _score(self, requests: Sequence[ScoreRequest]) -> list[TeacherLabel | UnderstudyError]:
+        scorer = self._scorer
+        if scorer is None:
+            return [TeacherError("the teacher was stopped")] * len(requests)
+        late = [expired(request) for request in requests]
+        texts = [r.text for r, error in zip(requests, late, strict=True) if error is None]
+        rows = iter(scorer.logits(texts) if texts else ())
+        return [
+            error or self._label(request, next(rows))
+            for request, error in zip(requests, late, strict=True)
+        ]
+
+    def _label(
+        self, request: ScoreRequest, logits: NDArray[np.float32]
+    ) -> TeacherLabel | UnderstudyError:
+        info = self.info()
+        try:
+            return restricted_label(
+                info.labels,
+                logits,
+                request.labels,
+                teacher=info.id,
+                prompt_hash=prompt_hash(info.id, request.labels or info.labels),
+            )
+        except UnderstudyError as error:
+            return error
+
+
+class HeadScorer:
+    """An encoder with one of our linear heads."""
+
+    def __init__(self, encoder: SentenceEncoder, head: LinearHead) -> None:
+        if head.weight.shape[1] != encoder.vector_size:
+            raise ConfigError(
+                f"teacher.head: made for vectors of {head.weight.shape[1]} numbers, "
+                f"the model has {encoder.vector_size}"
+            )
+        self._encoder = encoder
+        self._head = head
+        self.labels = head.labels
+        self.digest = head.digest
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), len(labels))."""
+        return self._head.logits(self._encoder.encode(texts, batch=len(texts)))
+
+
+class ModelScorer:
+    """A model with a classification head of its own."""
+
+    def __init__(self, folder: Path, spec: TeacherSpec) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        self._tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32
+        ).eval()
+        self._max_tokens = spec.max_tokens or None
+        names = self._model.config.id2label
+        self.labels = spec.labels or tuple(names[i] for i in range(len(names)))
+        if len(self.labels) != len(names):
+            raise ConfigError(
+                f"teacher.labels: the model has {len(names)} classes, not {len(self.labels)}"
+            )
+        self.digest = prompt_hash(str(folder), self.labels)[:8]
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Shape (len(texts), len(labels))."""
+        import torch
+
+        inputs = self._tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        )
+        with torch.inference_mode():
+            result: NDArray[np.float32] = self._model(**inputs).logits.float().numpy()
+        return result
+
+
+def load_scorer(spec: TeacherSpec) -> Scorer:
+    """The scorer a spec asks for.
+
+    Raises:
+        ConfigError: If the files do not make a classifier.
+    """
+    folder = resolve_model(spec)
+    if spec.head:
+        head = load_head(spec.head)
+        encoder = SentenceEncoder.load(folder, max_tokens=spec.max_tokens, threads=spec.threads)
+        return HeadScorer(encoder, head)
+    if not is_classifier(folder):
+        raise ConfigError(
+            f"teacher.head: {folder} has no classification head; fit one with fit_linear_teacher"
+        )
+    try:
+        return ModelScorer(folder, spec)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"teacher.model: {folder} cannot be loaded: {error}") from error
+
+
+def is_classifier(folder: Path) -> bool:
+    """True if the configuration names a sequence classification architecture."""
+    import json
+
+    facts = json.loads((folder / "config.json").read_text())
+    return any(
+        name.endswith("ForSequenceClassification") for name in facts.get("architectures") or ()
+    )
