@@ -1,0 +1,176 @@
+"""Rules of the student: same text, same numbers, whatever the neighbours, whatever the text."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulators.bundles import LABELS, SIZE, build_bundle, encoder_graph
+from understudy.edge.bundle import GoldenVector, read_bundle
+from understudy.edge.cpu import cpu_flags
+from understudy.edge.student import PROFILES, ProfileName, Student
+from understudy.types.bundle import ENCODER, TOKENIZER
+from understudy.types.errors import BundleError, InvalidValueError
+
+TEXTS = [
+    "the machine swallowed my card",
+    "money sent to a bank account",
+    "item back to the shop",
+    "",
+    "x" * 5000,
+]
+
+
+def student(directory: Path, **options: object) -> Student:
+    build_bundle(directory, **options)  # type: ignore[arg-type] # passes any option on
+    return Student.load(read_bundle(directory))
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["onnx", "static"])
+@pytest.mark.parametrize("prototypes", [False, True], ids=["linear", "mixed"])
+def test_a_student_names_the_topic_of_a_text(
+    tmp_path: Path, *, static: bool, prototypes: bool
+) -> None:
+    """Both runtimes and both heads behind one interface."""
+    output = student(tmp_path, static=static, prototypes=prototypes).run(TEXTS)
+
+    assert [LABELS[i] for i in output.logits[:3].argmax(axis=1)] == ["card", "transfer", "refund"]
+    assert output.logits.shape == (5, len(LABELS))
+    assert output.vectors.shape == (5, SIZE)
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["onnx", "static"])
+def test_a_texts_numbers_do_not_depend_on_its_neighbours(tmp_path: Path, *, static: bool) -> None:
+    """The certificate was made on single rows; a batch must give the same answers."""
+    loaded = student(tmp_path, prototypes=True, static=static)
+
+    together = loaded.run(TEXTS)
+
+    for row, text in enumerate(TEXTS):
+        assert np.allclose(loaded.run([text]).logits[0], together.logits[row], atol=1e-5)
+
+
+def test_a_truncated_text_says_so(tmp_path: Path) -> None:
+    """The product may want to shorten it better than we can."""
+    output = student(tmp_path).run(["card", "card " * 500, "c" * 2_000_000])
+
+    assert [False, True, True] == output.truncated.tolist()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\0", "card\0card", "\ud800", "é" * 70_000, "a" * 1_000_000, "\U0010ffff"]
+)
+def test_any_str_gets_finite_numbers(tmp_path: Path, text: str) -> None:
+    """No text a product can hold may break the client."""
+    assert np.isfinite(student(tmp_path).run([text]).logits).all()
+
+
+def test_bytes_are_a_programming_error(tmp_path: Path) -> None:
+    """Guessing an encoding would hide a bug of the product."""
+    with pytest.raises(InvalidValueError, match="takes a str, not bytes"):
+        student(tmp_path).run([b"card"])  # type: ignore[list-item] # the error under test
+
+
+def test_no_texts_give_no_rows(tmp_path: Path) -> None:
+    """An empty batch is not an error."""
+    assert student(tmp_path).run([]).logits.shape == (0, len(LABELS))
+
+
+def test_prototypes_turn_logits_into_logarithms_of_probabilities(tmp_path: Path) -> None:
+    """Everything downstream sees one kind of number."""
+    output = student(tmp_path, prototypes=True).run(TEXTS)
+
+    assert np.allclose(np.exp(output.logits).sum(axis=1), 1, atol=1e-5)
+    assert output.similarity[0] > 0.7 > output.similarity[4]
+
+
+def test_a_head_without_prototypes_finds_nothing_foreign(tmp_path: Path) -> None:
+    """A similarity of 1 switches the check off."""
+    assert student(tmp_path).run(TEXTS).similarity.tolist() == [1.0] * 5
+
+
+def test_golden_vectors_that_match_pass(tmp_path: Path) -> None:
+    """The bundle's own numbers must come out on this machine."""
+    student(tmp_path).check_golden()
+
+
+def test_golden_vectors_that_differ_are_refused_without_their_text(tmp_path: Path) -> None:
+    """A threshold is void on a machine that computes differently; texts stay out of messages."""
+    wrong = [GoldenVector("secret words", (9.0, 9.0, 9.0))]
+
+    with pytest.raises(BundleError, match="golden vector 0 is") as caught:
+        student(tmp_path, golden=wrong).check_golden()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("profile", list(ProfileName))
+def test_every_profile_answers_alike(tmp_path: Path, profile: ProfileName) -> None:
+    """A profile buys speed or memory, never other answers."""
+    build_bundle(tmp_path)
+    loaded = Student.load(read_bundle(tmp_path), PROFILES[profile])
+
+    loaded.check_golden()
+
+
+def test_many_threads_get_the_answers_of_one(tmp_path: Path) -> None:
+    """There is no lock on the way to the runtime."""
+    loaded = student(tmp_path, prototypes=True)
+    alone = loaded.run(TEXTS).logits
+    apart: list[float] = []
+
+    def work() -> None:
+        apart.extend(float(np.abs(loaded.run(TEXTS).logits - alone).max()) for _ in range(50))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(apart) == 200
+    assert max(apart) < 1e-6
+
+
+def test_a_bundle_for_another_cpu_is_refused(tmp_path: Path) -> None:
+    """Its numbers were certified on instructions that are absent here."""
+    build_bundle(tmp_path, golden=[], cpu="quantum9")
+
+    with pytest.raises(BundleError, match="quantum9"):
+        Student.load(read_bundle(tmp_path))
+
+
+def test_a_graph_with_other_ports_is_refused(tmp_path: Path) -> None:
+    """Better at load than at the first request."""
+    model = encoder_graph()
+    model.graph.output[0].name = "logits"
+    model.graph.node[-1].output[0] = "logits"
+    build_bundle(tmp_path, golden=[], replace={ENCODER: model.SerializeToString()})
+
+    with pytest.raises(BundleError, match="give sent_vec"):
+        Student.load(read_bundle(tmp_path))
+
+
+@pytest.mark.parametrize("name", [ENCODER, TOKENIZER])
+def test_a_part_the_library_cannot_load_is_a_bundle_error(tmp_path: Path, name: str) -> None:
+    """Foreign exceptions stop here."""
+    model = encoder_graph()
+    model.graph.node[0].op_type = "NoSuchOperator"
+    junk = model.SerializeToString() if name == ENCODER else b"{}"
+    build_bundle(tmp_path, golden=[], replace={name: junk})
+
+    with pytest.raises(BundleError, match=f"{name} cannot be loaded"):
+        Student.load(read_bundle(tmp_path))
+
+
+def test_cpu_flags_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
+    """x86 says flags, ARM says Features; a machine that says nothing is portable."""
+    (tmp_path / "x86").write_text("processor: 0\nflags\t\t: fpu avx2 avx512_vnni\n")
+    (tmp_path / "arm").write_text("Features : fp asimd\n")
+    (tmp_path / "none").write_text("model name : z\n")
+
+    assert cpu_flags(tmp_path / "x86") == {"fpu", "avx2", "avx512_vnni"}
+    assert cpu_flags(tmp_path / "arm") == {"fp", "asimd"}
+    assert cpu_flags(tmp_path / "none") == cpu_flags(tmp_path / "absent") == frozenset()
