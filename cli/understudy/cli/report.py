@@ -190,7 +190,8 @@ def _label(axes: Axes, days: Sequence[int], unit: str, top: float | None = None)
     if top is not None:
         axes.set_ylim(0, top)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8, loc="best")
+        # Outside the axes: no line or bar is ever hidden behind it.
+        axes.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
 
 
 def _replace(path: Path, data: bytes) -> None:

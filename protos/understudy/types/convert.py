@@ -151,7 +151,7 @@ def status_to_wire(status: NodeStatus) -> fleet_pb2.NodeStatus:
 def status_from_wire(message: fleet_pb2.NodeStatus) -> NodeStatus:
     """Reads what a node says of itself; an unknown state counts as idle."""
     plain = {f.name: getattr(message, f.name) for f in fields(NodeStatus)}
-    name = fleet_pb2.UpdateState.Name(message.state).removeprefix("UPDATE_STATE_").lower()
+    name = _word_of(fleet_pb2.UpdateState, message.state, "UPDATE_STATE_")
     plain["state"] = UpdateState(name) if name in set(UpdateState) else UpdateState.IDLE
     return NodeStatus(**plain)
 
@@ -175,8 +175,14 @@ def _enum_to_wire(enum: Any, prefix: str, word: str) -> Any:  # noqa: ANN401 - g
 
 
 def _kind_from_wire(number: int) -> RecordKind:
-    known = records_pb2.RecordKind.values()
-    if number not in known or number == 0:
+    name = _word_of(records_pb2.RecordKind, number, "RECORD_KIND_")
+    if name not in set(RecordKind):
         raise InvalidValueError(f"record kind {number} is unknown to this version")
-    name = records_pb2.RecordKind.Name(records_pb2.RecordKind.ValueType(number))
-    return RecordKind(name.removeprefix("RECORD_KIND_").lower())
+    return RecordKind(name)
+
+
+def _word_of(enum: Any, number: int, prefix: str) -> str:  # noqa: ANN401 - generated enums have no base
+    """The word of a number; empty for one that a newer peer made up."""
+    if number not in enum.values():
+        return ""
+    return str(enum.Name(number)).removeprefix(prefix).lower()
