@@ -1,0 +1,304 @@
+"""From audited rows to a certificate, or to how many rows are missing.
+
+Joint risk, the default: R(t) = P(confidence >= t and student differs from teacher). It falls as t
+rises, so the lowest t whose exact (Clopper-Pearson) upper bound keeps the contract needs no
+correction for having looked at every t. The rows must be coin-first audits (`audit.coin`): an
+unweighted sample of all traffic, none of it used for training.
+
+A row whose label never came counts as an error: were it left out, what gets lost would decide the
+risk. A row on which the teacher could not be trusted is set aside and counted apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from understudy.router.bounds import allowed_errors, clean_rows, risk_upper_bound, rows_needed, tail
+from understudy.types.contract import Certificate, Contract, RiskKind, SliceCertificate
+from understudy.types.decision import NEVER_KEEP
+from understudy.types.errors import DataError, InvalidValueError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+ALWAYS_ESCALATES = -1.0
+"""The confidence of a row the policy never keeps: invalid score, or foreign input."""
+GRID_POINTS = 101
+"""Most thresholds a selective certificate walks over."""
+SAFE_START = 3
+"""A selective walk starts where this many times the fewest clean rows are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The lowest threshold that keeps a contract on some rows.
+
+    Attributes:
+        threshold: The threshold, `NEVER_KEEP` when there is none.
+        kept: Rows at or above it.
+        errors: Of these, rows on which student and teacher differ.
+        bound: Upper bound of the risk at the threshold; 0 when nothing is kept.
+    """
+
+    threshold: float = NEVER_KEEP
+    kept: int = 0
+    errors: int = 0
+    bound: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What each threshold would keep, strictest first; arrays of shape (T,).
+
+    Attributes:
+        threshold: The distinct confidences, falling.
+        kept: Rows at or above each.
+        errors: Of these, errors.
+        rows: All rows.
+    """
+
+    threshold: Floats
+    kept: NDArray[np.int64]
+    errors: NDArray[np.int64]
+    rows: int
+
+    def at(self, index: int, bound: float) -> Found:
+        """Names one of the thresholds."""
+        kept, errors = int(self.kept[index]), int(self.errors[index])
+        return Found(float(self.threshold[index]), kept, errors, bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Audits:
+    """Audited rows, checked.
+
+    Attributes:
+        confidence: In [0, 1], or `ALWAYS_ESCALATES`; shape (N,).
+        error: True where student and teacher differ or the label never came; shape (N,).
+        slices: Slice name of each row, empty for none; N of them.
+        unreliable: Rows that were set aside.
+    """
+
+    confidence: Floats
+    error: Bools
+    slices: tuple[str, ...]
+    unreliable: int = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.confidence)
+
+    def only(self, name: str) -> Audits:
+        """The rows of one slice."""
+        here = np.array([s == name for s in self.slices], dtype=bool)
+        return Audits(self.confidence[here], self.error[here], (name,) * int(here.sum()))
+
+    def steps(self) -> Steps:
+        """What each threshold would keep. Equal confidences are kept or escalated together."""
+        may_be_kept = self.confidence > ALWAYS_ESCALATES
+        values, counts, errors = _tally(self.confidence[may_be_kept], self.error[may_be_kept])
+        return Steps(values, np.cumsum(counts), np.cumsum(errors), self.rows)
+
+
+def _tally(confidence: Floats, error: Bools) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64]]:
+    """Counts rows and errors by distinct confidence, falling."""
+    values, place = np.unique(-confidence, return_inverse=True)
+    size = len(values)
+    counts = np.bincount(place, minlength=size)
+    return -values, counts, np.bincount(place[error], minlength=size)
+
+
+def certify(
+    confidence: ArrayLike,
+    agree: ArrayLike,
+    contract: Contract,
+    *,
+    slices: Iterable[str] | None = None,
+    reliable: ArrayLike | None = None,
+    grid: ArrayLike | None = None,
+    looks: int = 1,
+) -> Certificate:
+    """Finds the lowest threshold that keeps the contract, or says how many rows are missing.
+
+    Args:
+        confidence: Confidence of the audited rows, shape (N,), in [0, 1]; `ALWAYS_ESCALATES` for
+            rows the policy never keeps (`Scores.effective` gives both).
+        agree: 1 where student and teacher agree, 0 where not, NaN where the label never came.
+        contract: What is to be proved.
+        slices: Slice name of each row, empty for none. Each slice gets a threshold of its own, at
+            least the whole's, all under one family-wise correction.
+        reliable: False where the teacher could not be trusted; such rows are set aside.
+        grid: Thresholds a selective certificate walks over, fixed from other, unlabelled rows;
+            quantiles of these rows when omitted.
+        looks: How many times these rows are used to certify; the doubt is shared out over them.
+
+    Raises:
+        DataError: If a confidence or an agreement is out of range.
+        InvalidValueError: If lengths differ or `looks` is not positive.
+    """
+    audits = _audits(confidence, agree, slices, reliable, looks)
+    names = sorted({name for name in audits.slices if name})
+    delta = (1.0 - contract.confidence) / (looks * (len(names) + 1))
+    points = None if grid is None else np.asarray(grid, dtype=np.float64)
+    found = find_threshold(audits.steps(), contract, delta, points)
+    parts = tuple(_certify_slice(n, audits.only(n), contract, delta, found) for n in names)
+    return Certificate(
+        contract=contract,
+        certified=found.threshold != NEVER_KEEP,
+        threshold=found.threshold,
+        risk_upper_bound=found.bound,
+        keep_rate=found.kept / max(1, audits.rows),
+        rows=audits.rows,
+        errors=found.errors,
+        rows_missing=rows_missing(audits.steps(), contract, delta, found),
+        slices=parts,
+        unreliable_rows=audits.unreliable,
+    )
+
+
+def find_threshold(
+    steps: Steps, contract: Contract, delta: float, grid: Floats | None = None
+) -> Found:
+    """Finds the lowest threshold whose bound keeps the contract."""
+    match contract.kind:
+        case RiskKind.JOINT:
+            return _joint(steps, contract.max_quality_loss, delta)
+        case RiskKind.SELECTIVE:
+            return _selective(steps, contract.max_quality_loss, delta, grid)
+        case RiskKind.AVERAGE:
+            return _average(steps, contract.max_quality_loss)
+    assert_never(contract.kind)
+
+
+def _joint(steps: Steps, rate: float, delta: float) -> Found:
+    most = allowed_errors(steps.rows, rate, delta)
+    last = int(np.searchsorted(steps.errors, most, side="right")) - 1
+    if last < 0:
+        return Found()
+    return steps.at(last, risk_upper_bound(int(steps.errors[last]), steps.rows, delta))
+
+
+def _average(steps: Steps, rate: float) -> Found:
+    """Conformal risk control: (errors + 1) / (rows + 1) bounds the risk in expectation only."""
+    most = math.floor(rate * (steps.rows + 1) - 1.0 + 1e-9)
+    last = int(np.searchsorted(steps.errors, most, side="right")) - 1
+    if last < 0:
+        return Found()
+    return steps.at(last, (int(steps.errors[last]) + 1) / (steps.rows + 1))
+
+
+def _selective(steps: Steps, rate: float, delta: float, grid: Floats | None) -> Found:
+    """Fixed sequence, strict to loose, over a grid that no label had a part in.
+
+    It starts where enough rows are kept to pass with some errors among them: a start at a handful
+    of rows fails whatever the student is worth, and ends the walk.
+    """
+    found = Found()
+    for threshold, index in _walk(steps, SAFE_START * clean_rows(rate, delta), grid):
+        kept, errors = int(steps.kept[index]), int(steps.errors[index])
+        if tail(errors, kept, rate) > delta:
+            break
+        found = Found(threshold, kept, errors, risk_upper_bound(errors, kept, delta))
+    return found
+
+
+def _walk(steps: Steps, first_kept: int, grid: Floats | None) -> Iterator[tuple[float, int]]:
+    """Yields thresholds to try, strict to loose, each with the index of the last row it keeps."""
+    if not len(steps.kept):
+        return
+    if grid is None:
+        ranks = np.linspace(first_kept, max(first_kept, steps.kept[-1]), GRID_POINTS)
+        chosen = np.unique(np.searchsorted(steps.kept, np.ceil(ranks)))
+        points = [(float(steps.threshold[i]), int(i)) for i in chosen if i < len(steps.kept)]
+    else:
+        strict_first = np.unique(grid)[::-1]
+        chosen = np.searchsorted(-steps.threshold, -strict_first, side="right") - 1
+        points = list(zip(strict_first.tolist(), chosen.tolist(), strict=True))
+    yield from ((t, i) for t, i in points if i >= 0 and steps.kept[i] >= first_kept)
+
+
+def _certify_slice(
+    name: str, audits: Audits, contract: Contract, delta: float, whole: Found
+) -> SliceCertificate:
+    """A slice is at least as strict as the whole, so that the whole's bound still holds."""
+    few = audits.rows < clean_rows(contract.max_quality_loss, delta)
+    selective = contract.kind is RiskKind.SELECTIVE
+    if few:
+        # A selective risk does not fall with the threshold: nothing could be inherited.
+        threshold = NEVER_KEEP if selective else whole.threshold
+    else:
+        own = find_threshold(audits.steps(), contract, delta)
+        threshold = own.threshold if selective else max(own.threshold, whole.threshold)
+    return SliceCertificate(name=name, threshold=threshold, rows=audits.rows, inherited=few)
+
+
+def rows_missing(steps: Steps, contract: Contract, delta: float, found: Found) -> int:
+    """Says how many further audited rows are needed, as far as can be told.
+
+    Returns:
+        0 when certified, and when no number of rows helps because the student errs too often even
+        where it is surest; else the fewest that suffice if errors keep coming as they did there.
+    """
+    if found.threshold != NEVER_KEEP:
+        return 0
+    rate, selective = contract.max_quality_loss, contract.kind is RiskKind.SELECTIVE
+    fewest = clean_rows(rate, delta)
+    if contract.kind is RiskKind.AVERAGE:
+        fewest = math.ceil(1.0 / rate) - 1
+    if not len(steps.kept):
+        return max(0, fewest - steps.rows)
+    first = SAFE_START * fewest if selective else 1
+    start = min(int(np.searchsorted(steps.kept, first)), len(steps.kept) - 1)
+    kept, errors = int(steps.kept[start]), int(steps.errors[start])
+    base = kept if selective else steps.rows
+    needed = rows_needed(rate, delta, errors / base) if errors else fewest
+    if needed is None:
+        return 0
+    return max(1, math.ceil(max(needed, first) * steps.rows / base) - steps.rows)
+
+
+def digest_rows(event_ids: Iterable[str]) -> str:
+    """Names a set of audited rows: sha256 over their event ids, sorted, one a line."""
+    return hashlib.sha256("\n".join(sorted(event_ids)).encode()).hexdigest()
+
+
+def _audits(
+    confidence: ArrayLike,
+    agree: ArrayLike,
+    slices: Iterable[str] | None,
+    reliable: ArrayLike | None,
+    looks: int,
+) -> Audits:
+    sure, same = _checked(confidence, agree)
+    names = ("",) * len(sure) if slices is None else tuple(slices)
+    trusted = np.ones(len(sure), bool) if reliable is None else np.asarray(reliable, dtype=bool)
+    if len(names) != len(sure) or trusted.shape != sure.shape or looks < 1:
+        raise InvalidValueError("certify needs one slice and one reliability a row, and a look")
+    # NaN differs from 1: a label that never came is an error.
+    error = same[trusted] != 1.0
+    kept_names = tuple(n for n, t in zip(names, trusted, strict=True) if t)
+    return Audits(sure[trusted], error, kept_names, int((~trusted).sum()))
+
+
+def _checked(confidence: ArrayLike, agree: ArrayLike) -> tuple[Floats, Floats]:
+    sure = np.asarray(confidence, dtype=np.float64).reshape(-1)
+    same = np.asarray(agree, dtype=np.float64).reshape(-1)
+    if sure.shape != same.shape:
+        raise InvalidValueError(f"{len(sure)} confidences, but {len(same)} agreements")
+    inside = ((sure >= 0.0) & (sure <= 1.0)) | (sure == ALWAYS_ESCALATES)
+    known = (same == 0.0) | (same == 1.0) | np.isnan(same)
+    wrong = np.flatnonzero(~(inside & known))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(
+            f"row {row + 1}: confidence must lie in [0, 1] and agree must be 0 or 1, "
+            f"not {sure[row]} and {same[row]}"
+        )
+    return sure, same

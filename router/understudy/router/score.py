@@ -1,0 +1,177 @@
+"""From a student's numbers to one confidence.
+
+Every score lies in [0, 1] and rises with certainty; the isotonic map of the calibration turns it
+into the probability that the teacher would agree. Numbers that cannot be used never become a
+confidence: not finite, fewer than two, not as many as classes, or one-hot (a saturated softmax says
+nothing about doubt).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from understudy.router.policy import INVALID, Score
+from understudy.types.contract import Calibration
+from understudy.types.errors import InvalidValueError
+
+ONE_HOT_GAP = 87.0
+"""Logit gap beyond which a float32 softmax of the runner-up is zero: the scores are one-hot."""
+FEATURES = ("gap", "margin", "max_prob", "entropy", "energy", "similarity")
+"""What the learned score weighs, beside its `bias`."""
+SCORES = ("margin", "max_prob", "entropy", "energy", "learned")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a batch of numbers is worth; three arrays of shape (B,).
+
+    Attributes:
+        confidence: Calibrated confidence, in [0, 1]; 0 where not valid.
+        foreign: True where the input resembles nothing taught.
+        valid: False where the numbers cannot be used.
+    """
+
+    confidence: Floats
+    foreign: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+
+    @property
+    def effective(self) -> Floats:
+        """The confidence the policy acts on: -1, below every threshold, where it must escalate."""
+        return np.where(self.valid & ~self.foreign, self.confidence, -1.0)
+
+
+def score(
+    logits: ArrayLike, similarity: float, calibration: Calibration, *, classes: int | None = None
+) -> Score:
+    """Scores one row; the hot path.
+
+    Args:
+        logits: The student's numbers, shape (C,).
+        similarity: Highest cosine to anything taught, in [-1, 1].
+        calibration: The bundle's calibration.
+        classes: How many numbers there must be; not checked when omitted.
+    """
+    try:
+        row = np.asarray(logits, dtype=np.float64)
+    except (TypeError, ValueError):
+        return INVALID
+    if row.ndim != 1 or (classes is not None and row.size != classes):
+        return INVALID
+    both = score_many(row[None, :], np.array([similarity]), calibration)
+    if not both.valid[0]:
+        return INVALID
+    return Score(float(both.confidence[0]), bool(both.foreign[0]))
+
+
+def score_many(logits: ArrayLike, similarities: ArrayLike, calibration: Calibration) -> Scores:
+    """Scores a batch.
+
+    Args:
+        logits: The student's numbers, shape (B, C).
+        similarities: Highest cosine to anything taught, shape (B,).
+        calibration: The bundle's calibration.
+
+    Raises:
+        InvalidValueError: If the shapes do not fit each other.
+    """
+    rows = np.asarray(logits, dtype=np.float64)
+    near = np.asarray(similarities, dtype=np.float64)
+    if rows.ndim != 2 or near.shape != rows.shape[:1]:
+        raise InvalidValueError(f"logits {rows.shape} and similarities {near.shape} do not fit")
+    valid = usable(rows) & np.isfinite(near)
+    confidence = np.zeros(len(rows))
+    if valid.any():
+        confidence[valid] = confidences(rows[valid], near[valid], calibration)
+    return Scores(confidence, valid & (near < calibration.ood_threshold), valid)
+
+
+def usable(logits: Floats) -> NDArray[np.bool_]:
+    """Says which rows can be used, shape (B,)."""
+    if logits.shape[1] < 2:
+        return np.zeros(len(logits), dtype=bool)
+    finite = np.isfinite(logits).all(axis=1)
+    safe = np.where(finite[:, None], logits, 0.0)
+    best, second = top_two(safe)
+    hard = ((safe == 1.0).sum(axis=1) == 1) & ((safe == 0.0).sum(axis=1) == safe.shape[1] - 1)
+    return finite & (best - second < ONE_HOT_GAP) & ~hard
+
+
+def confidences(logits: Floats, similarities: Floats, calibration: Calibration) -> Floats:
+    """Turns usable rows into confidences, shape (B,)."""
+    found = features(logits, similarities, calibration.temperature)
+    raw = raw_score(found, calibration)
+    if calibration.knots_x:
+        raw = np.interp(raw, calibration.knots_x, calibration.knots_y)
+    return np.clip(raw, 0.0, 1.0)
+
+
+def raw_score(found: dict[str, Floats], calibration: Calibration) -> Floats:
+    """Picks or computes the score before the isotonic map, in [0, 1].
+
+    Raises:
+        InvalidValueError: If the calibration names a score or a feature that does not exist.
+    """
+    match calibration.score:
+        case "margin" | "max_prob":
+            return found[calibration.score]
+        case "entropy":
+            return 1.0 - found["entropy"]
+        case "energy":
+            return sigmoid(found["energy"])
+        case "learned":
+            return sigmoid(linear(found, dict(calibration.weights)))
+    raise InvalidValueError(f"score must be one of {', '.join(SCORES)}, not {calibration.score!r}")
+
+
+def linear(found: dict[str, Floats], weights: dict[str, float]) -> Floats:
+    """Weighs the features; `bias` is the constant."""
+    unknown = sorted(set(weights) - {"bias", *FEATURES})
+    if unknown or not weights:
+        raise InvalidValueError(f"a learned score weighs {', '.join(FEATURES)}, not {unknown}")
+    total = np.full(len(found["gap"]), weights.get("bias", 0.0))
+    for name in FEATURES:
+        if name in weights:
+            total += weights[name] * found[name]
+    return total
+
+
+def features(logits: Floats, similarities: Floats, temperature: float) -> dict[str, Floats]:
+    """Computes what scores are made of, arrays of shape (B,) by name.
+
+    `gap`: difference of the two best scaled logits; `margin`: of the two best probabilities;
+    `entropy`: as a share of its maximum; `energy`: log-sum-exp of the scaled logits.
+    """
+    scaled = logits / temperature
+    best, second = top_two(scaled)
+    shifted = np.exp(scaled - best[:, None])
+    total = shifted.sum(axis=1)
+    log_total = np.log(total)
+    # H = log Z - sum(p z), with z measured from the best logit.
+    mean = (shifted * (scaled - best[:, None])).sum(axis=1) / total
+    entropy = (log_total - mean) / math.log(logits.shape[1])
+    return {
+        "gap": best - second,
+        "margin": (1.0 - np.exp(second - best)) / total,
+        "max_prob": 1.0 / total,
+        "entropy": np.clip(entropy, 0.0, 1.0),
+        "energy": best + log_total,
+        "similarity": similarities,
+    }
+
+
+def top_two(rows: Floats) -> tuple[Floats, Floats]:
+    """Finds the best and the second best of each row, two arrays of shape (B,)."""
+    split = np.partition(rows, rows.shape[1] - 2, axis=1)
+    return split[:, -1], split[:, -2]
+
+
+def sigmoid(values: Floats) -> Floats:
+    """The logistic function, without overflow."""
+    return 0.5 * (1.0 + np.tanh(0.5 * values))
