@@ -102,7 +102,7 @@ class Publisher:
             raise ConfigError(f"{self._directory} is a release repository already")
         if len(self._keys.keys(Root.type)) < root_threshold:
             raise ConfigError(f"{root_threshold} root keys must sign, but fewer are listed")
-        root = Root(version=0, consistent_snapshot=True)
+        root = Root(consistent_snapshot=True)
         for role in (Root.type, Targets.type):
             for key in self._keys.keys(role):
                 root.add_key(key, role)
@@ -110,7 +110,7 @@ class Publisher:
             root.add_key(online[role], role)
         root.roles[Root.type].threshold = root_threshold
         self._sign_root(root)
-        self._sign_targets(Targets(version=0, unrecognized_fields={SEQUENCE: 0}))
+        self._sign_targets(Targets(unrecognized_fields={SEQUENCE: 0}))
 
     def publish(
         self, bundle_dir: Path | str, channel: str, *, note: str = "", retry: bool = False
@@ -219,7 +219,7 @@ class Publisher:
             channel=check_name("channel", channel),
             sequence=sequence,
             kind=kind,
-            published_unix_s=self._clock(),
+            published_unix_s=int(self._clock()),
             retry=retry,
             note=note,
         )
@@ -300,13 +300,13 @@ class Publisher:
         return Metadata[Targets].from_bytes(data).signed
 
     def _sign_targets(self, targets: Targets) -> None:
-        targets.version += 1
+        targets.version = max(self._roles.versions(Targets.type), default=0) + 1
         targets.expires = expiry(self._clock(), self._settings.lifetimes.targets)
         signers = self._keys.signers(Targets.type)
         self._roles.write(Targets.type, sign(Metadata(targets), signers))
 
     def _sign_root(self, root: Root) -> None:
-        root.version += 1
+        root.version = max(self._roles.versions(Root.type), default=0) + 1
         root.expires = expiry(self._clock(), self._settings.lifetimes.root)
         self._roles.write(Root.type, sign(Metadata(root), self._keys.signers(Root.type)))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -43,7 +43,7 @@ class Offer:
         channel: Name of the channel.
         sequence: Grows by one with every release of the repository; a node only goes forward.
         kind: How the bundle came to be offered.
-        published_unix_s: When, seconds since 1970.
+        published_unix_s: When, whole seconds since 1970: canonical JSON knows no fractions.
         retry: True if nodes on which this bundle failed before shall try it again.
         note: Why, in the publisher's words.
     """
@@ -51,7 +51,7 @@ class Offer:
     channel: str
     sequence: int
     kind: ReleaseKind
-    published_unix_s: float
+    published_unix_s: int
     retry: bool = False
     note: str = ""
 
@@ -119,7 +119,7 @@ def parse_bundle_target(target: str) -> tuple[str, str] | None:
 
 def encode_offers(offers: Iterable[Offer]) -> dict[str, Any]:
     """The `custom` of a manifest's target."""
-    return {CUSTOM: {"offers": [asdict(o) for o in sorted(offers, key=lambda o: o.sequence)]}}
+    return {CUSTOM: {"offers": msgspec.to_builtins(sorted(offers, key=lambda o: o.sequence))}}
 
 
 def decode_offers(custom: Mapping[str, Any] | None) -> tuple[Offer, ...]:
