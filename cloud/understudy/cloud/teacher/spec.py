@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from understudy.types.config import nearest_key
 from understudy.types.errors import ConfigError, InvalidValueError
@@ -78,7 +79,8 @@ class TeacherSpec:
         head: Folder of a linear head over the model's sentence vectors; empty: the model's own.
         labels: Classes to choose from; empty: those of the head or the model.
         max_batch: Most inputs in one forward pass.
-        batch_wait_s: Longest an input waits for company inside a replica, seconds.
+        batch_wait_s: Longest an input waits for company inside a replica, seconds. With 0 those
+            that arrive during one pass share the next, and a lone one never waits.
         max_tokens: Longest input read, in tokens; 0 for what the model was made for.
         threads: CPU threads of one replica; 0 leaves the library's choice.
         prompt: How an instruction model is asked.
@@ -98,7 +100,7 @@ class TeacherSpec:
     head: str = ""
     labels: tuple[str, ...] = ()
     max_batch: int = 32
-    batch_wait_s: float = 0.002
+    batch_wait_s: float = 0.0
     max_tokens: int = 0
     threads: int = 0
     prompt: PromptOptions = field(default_factory=PromptOptions)
@@ -120,10 +122,8 @@ class TeacherSpec:
 
 
 def spec_to_plain(spec: TeacherSpec) -> dict[str, Any]:
-    """Plain data that crosses processes; `build_config(plain, TeacherSpec)` reads it back."""
-    plain = dataclasses.asdict(spec)
-    plain["labels"] = list(spec.labels)
-    plain["engine_args"] = dict(spec.engine_args)
+    """Plain data that crosses processes and files; `build_config` reads it back."""
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(spec))
     return plain
 
 
