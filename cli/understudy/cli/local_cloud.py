@@ -1,0 +1,131 @@
+"""The cloud without a network: teacher and log in this process, behind the ports the client knows.
+
+Same rules as the gateway: a label is in the log before it is given, an event id is answered once
+and logged once, an audit is labelled when it is reported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from understudy.cloud.log import EscalationLog, NewRow
+from understudy.cloud.teacher import ScoreRequest, TeacherEngine
+from understudy.edge.ports import Outcome, Receipt, ReceiptOutcome
+from understudy.types.decision import RecordKind
+from understudy.types.errors import DeadlineError, UnderstudyError
+from understudy.types.records import EscalationRecord, TeacherLabel
+from understudy.types.release import Directive, NodeStatus
+
+T = TypeVar("T")
+NODE = "local"
+
+
+class LoopThread:
+    """One event loop on one thread, for engines that want to live on one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="teacher", daemon=True)
+        self._thread.start()
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        """Runs a coroutine to its end.
+
+        Raises:
+            DeadlineError: If it takes longer than `timeout_s`.
+        """
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout_s)
+        except TimeoutError as error:
+            future.cancel()
+            raise DeadlineError(f"no answer within {timeout_s:g} s") from error
+
+    def close(self) -> None:
+        """Ends loop and thread; safe to repeat."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
+class LocalCloud:
+    """Teacher, feedback and fleet in one object; thread-safe."""
+
+    def __init__(self, teacher: TeacherEngine, log: EscalationLog) -> None:
+        self.teacher = teacher
+        self.log = log
+        self.directive = Directive(next_check_in_s=3600.0)
+        self._loop = LoopThread()
+
+    def start(self, timeout_s: float = 600.0) -> None:
+        """Loads the teacher.
+
+        Raises:
+            ConfigError: If a person must edit its configuration.
+        """
+        self._loop.call(self.teacher.start(), timeout_s)
+
+    def close(self) -> None:
+        """Stops the teacher; safe to repeat. The log belongs to who opened it."""
+        self._loop.call(self.teacher.stop(), 60.0)
+        self._loop.close()
+
+    def predict(
+        self, record: EscalationRecord, timeout_s: float, *, traceparent: str = ""
+    ) -> TeacherLabel:
+        """Asks the teacher, logs, answers.
+
+        Raises:
+            UnderstudyError: If the teacher has no answer.
+        """
+        outcome = self.predict_batch([record], timeout_s, traceparent=traceparent)[0]
+        if isinstance(outcome, UnderstudyError):
+            raise outcome
+        return outcome
+
+    def predict_batch(
+        self, records: Sequence[EscalationRecord], timeout_s: float, *, traceparent: str = ""
+    ) -> list[Outcome]:
+        """Asks about each record that was not answered before; same order."""
+        del traceparent
+        known = {r.event_id: self._answered(r) for r in records}
+        new = [r for r in records if known[r.event_id] is None]
+        fresh = dict(zip((r.event_id for r in new), self.label_texts(new, timeout_s), strict=True))
+        rows = [
+            NewRow(r, label if isinstance(label, TeacherLabel) else None)
+            for r, label in ((r, fresh[r.event_id]) for r in new)
+        ]
+        self.log.append(rows)
+        return [known[r.event_id] or fresh[r.event_id] for r in records]
+
+    def report(self, records: Sequence[EscalationRecord], timeout_s: float) -> list[Receipt]:
+        """Stores what the edge answered alone; audits get their label at once."""
+        audits = [r for r in records if r.kind is RecordKind.AUDIT]
+        self.predict_batch(audits, timeout_s)
+        self.log.append([NewRow(r) for r in records if r.kind is not RecordKind.AUDIT])
+        return [Receipt(r.event_id, ReceiptOutcome.STORED) for r in records]
+
+    def check_in(self, status: NodeStatus, timeout_s: float) -> Directive:
+        """Answers what the loop decided last."""
+        del status, timeout_s
+        return self.directive
+
+    def label_texts(self, records: Sequence[EscalationRecord], timeout_s: float) -> list[Outcome]:
+        """The teacher's word on each text, off the record."""
+        return self.score([r.text for r in records], timeout_s)
+
+    def score(self, texts: Sequence[str], timeout_s: float = 600.0) -> list[Outcome]:
+        """The teacher's word on texts, nothing logged."""
+        if not texts:
+            return []
+        requests = [ScoreRequest(text=text) for text in texts]
+        return self._loop.call(self.teacher.score_labels(requests), timeout_s)
+
+    def _answered(self, record: EscalationRecord) -> TeacherLabel | None:
+        row = self.log.find(record.event_id, record.node)
+        return row.teacher if row else None
