@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from understudy.edge.bundle import Bundle
+from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags
 from understudy.edge.parts import Floats, Head, Ints, decode_embeddings
 from understudy.edge.text import readable
@@ -29,14 +29,6 @@ OUTPUT = "sent_vec"
 
 _CHARACTERS_PER_TOKEN = 64
 _TINY = float(np.finfo(np.float32).tiny)
-
-
-class ProfileName(StrEnum):
-    """What a product spends on the student."""
-
-    LATENCY = "latency"
-    BALANCED = "balanced"
-    SMALL = "small"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

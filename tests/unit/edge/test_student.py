@@ -10,8 +10,9 @@ import pytest
 
 from simulators.bundles import LABELS, SIZE, build_bundle, encoder_graph
 from understudy.edge.bundle import GoldenVector, read_bundle
+from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags
-from understudy.edge.student import PROFILES, ProfileName, Student
+from understudy.edge.student import PROFILES, Student
 from understudy.types.bundle import ENCODER, TOKENIZER
 from understudy.types.errors import BundleError, InvalidValueError
 

@@ -1,0 +1,70 @@
+"""What the edge asks of the cloud, seen from here; `transport` keeps these promises over gRPC.
+
+Every method has a deadline in seconds, and raises only errors of `types.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from understudy.types.errors import UnderstudyError
+from understudy.types.records import EscalationRecord, TeacherLabel
+from understudy.types.release import Directive, NodeStatus
+
+Outcome = TeacherLabel | UnderstudyError
+"""What became of one record of a batch."""
+
+
+class ReceiptOutcome(StrEnum):
+    """What the cloud did with one reported record."""
+
+    STORED = "stored"
+    """Durable there, now or before: it may be forgotten here."""
+    REFUSED = "refused"
+    """Will never be taken: it may be forgotten here, and is counted."""
+    RETRY = "retry"
+    """Not now: it stays here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The acknowledgement of one record; `message` says why when it was not stored."""
+
+    event_id: str
+    outcome: ReceiptOutcome
+    message: str = ""
+
+
+class Teacher(Protocol):
+    """Answers what the student was not sure of."""
+
+    def predict(
+        self, record: EscalationRecord, timeout_s: float, *, traceparent: str = ""
+    ) -> TeacherLabel:
+        """Asks about one record; idempotent by its event id."""
+        ...
+
+    def predict_batch(
+        self, records: Sequence[EscalationRecord], timeout_s: float, *, traceparent: str = ""
+    ) -> list[Outcome]:
+        """Asks about many; one outcome a record, same order."""
+        ...
+
+
+class Feedback(Protocol):
+    """Takes records that were not asked about at once."""
+
+    def report(self, records: Sequence[EscalationRecord], timeout_s: float) -> list[Receipt]:
+        """Reports records; a record without a receipt was not taken."""
+        ...
+
+
+class Fleet(Protocol):
+    """Hears how a node is and tells it what to do."""
+
+    def check_in(self, status: NodeStatus, timeout_s: float) -> Directive:
+        """Reports a node's state."""
+        ...
