@@ -1,7 +1,7 @@
 """The escalation log's port: durable before acknowledged, each record once, readers at their pace.
 
-Backends live in `sqlite` and `redis`; one suite of contract tests holds for both. Methods block and
-are thread-safe; the gateway calls them from a worker thread, in batches.
+Backends live in `sqlite` and `redis_streams`; one suite of contract tests holds for both. Methods
+block and are thread-safe; the gateway calls them from a worker thread, in batches.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from understudy.types.records import EscalationRecord, LoggedRow, TeacherLabel
+
+MAX_DELIVERIES = 5
+"""How often a row is handed to one consumer before it is set aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +67,27 @@ class EscalationLog(Protocol):
         ...
 
     def read(self, consumer: str, limit: int) -> list[LoggedRow]:
-        """The next rows this consumer has not acknowledged, oldest first; [] when there is none."""
+        """The next rows this consumer has not acknowledged, oldest first; [] when there is none.
+
+        Rows that were read and not acknowledged come again, before newer ones, up to
+        `MAX_DELIVERIES` times; then they are set aside for this consumer as dead letters.
+        """
         ...
 
     def acknowledge(self, consumer: str, sequences: Sequence[int]) -> None:
         """Tells that the consumer is done with these rows; they are not read again."""
         ...
 
+    def dead_letters(self, consumer: str) -> list[LoggedRow]:
+        """Rows set aside because the consumer took them `MAX_DELIVERIES` times in vain."""
+        ...
+
     def scan(self, after_sequence: int = 0) -> Iterator[LoggedRow]:
         """Every row kept after a sequence, oldest first, acknowledged or not."""
         ...
 
-    def unlabelled(self, limit: int) -> list[LoggedRow]:
-        """Rows that still need the teacher, oldest first."""
+    def unlabelled(self, limit: int, after_sequence: int = 0) -> list[LoggedRow]:
+        """Rows after a sequence that still need the teacher, oldest first."""
         ...
 
     def forget(self, subject: str) -> int:
@@ -84,7 +95,10 @@ class EscalationLog(Protocol):
         ...
 
     def trim(self, before_unix_s: float) -> int:
-        """Deletes rows logged earlier that every consumer has acknowledged; returns how many."""
+        """Deletes rows logged earlier that every consumer is done with; returns how many.
+
+        While nobody has ever read, nothing is deleted: no reader is not the same as all readers.
+        """
         ...
 
     def stats(self) -> LogStats:

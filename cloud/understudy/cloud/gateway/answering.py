@@ -1,0 +1,116 @@
+"""One escalation's way: the teacher answers, the row becomes durable, the node hears the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from understudy.cloud.config import TaskConfig
+from understudy.cloud.gateway.gather import Gatherer
+from understudy.cloud.gateway.writer import LogWriter
+from understudy.cloud.log import NewRow
+from understudy.cloud.quotas import Quotas
+from understudy.cloud.teacher import ScoreRequest
+from understudy.types.errors import LinkError, TeacherError
+from understudy.types.records import EscalationRecord, TeacherLabel
+
+_MAX_RECENT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the teacher said, and whether it said so before."""
+
+    label: TeacherLabel
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What comes with a call beside its record.
+
+    Attributes:
+        left_s: Seconds until the caller gives up; infinite for never.
+        trace: W3C `traceparent`; empty for none.
+    """
+
+    left_s: float = math.inf
+    trace: str = ""
+
+
+class Answering:
+    """Answers records; the same event of the same node is answered the same and logged once."""
+
+    def __init__(
+        self,
+        *,
+        gatherer: Gatherer,
+        writer: LogWriter,
+        quotas: Quotas,
+        tasks: Mapping[str, TaskConfig],
+    ) -> None:
+        self._gatherer = gatherer
+        self._writer = writer
+        self._quotas = quotas
+        self._tasks = tasks
+        self._running: dict[tuple[str, str], list[asyncio.Future[Answered]]] = {}
+        self._recent: OrderedDict[tuple[str, str], TeacherLabel] = OrderedDict()
+
+    async def answer(self, record: EscalationRecord, asking: Asking) -> Answered:
+        """The teacher's label, durable in the log.
+
+        Raises:
+            UnderstudyError: If there is none; nothing is logged then, and the node keeps the row.
+        """
+        key = (record.node, record.event_id)
+        if (known := self._recent.get(key)) is not None:
+            return Answered(known)
+        if (waiters := self._running.get(key)) is not None:
+            joined: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+            waiters.append(joined)
+            return await joined
+        self._running[key] = []
+        try:
+            answered = await self._ask_and_log(record, asking)
+        except BaseException as error:
+            self._release(key, error)
+            raise
+        self._remember(key, answered.label)
+        self._release(key, answered)
+        return answered
+
+    async def _ask_and_log(self, record: EscalationRecord, asking: Asking) -> Answered:
+        self._quotas.spend_teacher(record.node, 1)
+        label = await self._gatherer.score(
+            ScoreRequest(
+                text=record.text,
+                labels=self._tasks[record.task].labels,
+                deadline_unix_s=time.time() + asking.left_s,
+                trace=asking.trace,
+            )
+        )
+        (row,) = await self._writer.append([NewRow(record, label)])
+        if row.teacher is None:
+            raise TeacherError("the log returned the row without the label it was given")
+        return Answered(row.teacher)
+
+    def _remember(self, key: tuple[str, str], label: TeacherLabel) -> None:
+        self._recent[key] = label
+        if len(self._recent) > _MAX_RECENT:
+            self._recent.popitem(last=False)
+
+    def _release(self, key: tuple[str, str], outcome: Answered | BaseException) -> None:
+        """Tells those who asked the same in the meantime."""
+        for waiter in self._running.pop(key):
+            if waiter.done():
+                continue
+            if isinstance(outcome, Answered):
+                waiter.set_result(outcome)
+            elif isinstance(outcome, Exception):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_exception(LinkError("the call it repeats was given up; send it again"))

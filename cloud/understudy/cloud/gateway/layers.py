@@ -1,0 +1,148 @@
+"""What every call passes on its way in: each concern one layer, composed into one interceptor.
+
+A layer wraps the handler of a method once; after that a call costs a function call per layer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+
+from understudy.cloud.gateway.caller import Doorkeeper, current_caller
+from understudy.cloud.gateway.faults import refuse
+from understudy.cloud.gateway.ports import Context
+from understudy.cloud.quotas import Quotas
+
+Handler = Callable[[Any, Context], Awaitable[Any]]
+"""Request (or, for client streams, iterator of requests) and context in, response out."""
+
+OPEN_METHODS = frozenset(
+    {
+        "/understudy.wire.v1.EnrollmentService/Enroll",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+    }
+)
+"""What may be called without a node's certificate."""
+
+
+class Layer(Protocol):
+    """One concern of every call."""
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """The handler with this concern around it; `method` is `/package.Service/Name`."""
+        ...
+
+
+class Faults:
+    """Turns whatever a handler raises into the right status."""
+
+    def wrap(self, method: str, handler: Handler) -> Handler:  # noqa: ARG002 - the port's signature
+        async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
+            try:
+                return await handler(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001 - every failure needs a status
+                await refuse(context, error)
+
+        return guarded
+
+
+class Access:
+    """Lets nodes in by their certificate."""
+
+    def __init__(self, doorkeeper: Doorkeeper) -> None:
+        self._doorkeeper = doorkeeper
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        if method in OPEN_METHODS:
+            return handler
+        admit = self._doorkeeper.admit
+
+        async def admitted(request: Any, context: Context) -> Any:  # noqa: ANN401
+            admit(context)
+            return await handler(request, context)
+
+        return admitted
+
+
+class Limits:
+    """Charges calls and bytes to the node that makes them."""
+
+    def __init__(self, quotas: Quotas) -> None:
+        self._quotas = quotas
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        if method in OPEN_METHODS:
+            return handler
+        spend = self._quotas.spend_request
+
+        async def limited(request: Any, context: Context) -> Any:  # noqa: ANN401
+            size = request.ByteSize() if hasattr(request, "ByteSize") else 0
+            spend(current_caller().node, size)
+            return await handler(request, context)
+
+        return limited
+
+
+class Layers(grpc.aio.ServerInterceptor):
+    """The layers as one interceptor, outermost first."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self._layers = tuple(layers)
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The wrapped handler; made at the first call of a method."""
+        method = handler_call_details.method
+        if (wrapped := self._wrapped.get(method)) is not None:
+            return wrapped
+        found = await continuation(handler_call_details)
+        if found is not None:
+            self._wrapped[method] = self._wrap(method, found)
+        return self._wrapped.get(method)
+
+    def _wrap(
+        self, method: str, found: grpc.RpcMethodHandler[Any, Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        handler = _as_handler(found)
+        for layer in reversed(self._layers):
+            handler = layer.wrap(method, handler)
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[found.request_streaming, found.response_streaming]
+        return make(
+            handler,
+            request_deserializer=found.request_deserializer,
+            response_serializer=found.response_serializer,
+        )
+
+
+def _as_handler(found: grpc.RpcMethodHandler[Any, Any]) -> Handler:
+    """One shape for all four kinds: streamed responses are written through the context."""
+    # grpc's types know the blocking server's handlers only, so here they are anything.
+    kinds = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+    original: Any = next(filter(None, (getattr(found, kind) for kind in kinds)))
+    if not inspect.isasyncgenfunction(original):
+        plain: Handler = original
+        return plain
+    generator: Callable[[Any, Context], AsyncIterator[Any]] = original
+
+    async def streamed(request: Any, context: Context) -> None:  # noqa: ANN401
+        async for response in generator(request, context):
+            await context.write(response)
+
+    return streamed

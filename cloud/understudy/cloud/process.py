@@ -1,0 +1,86 @@
+"""A gateway as a process or a thread: where it is, how it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+from understudy.cloud.app import Gateway, open_gateway
+from understudy.cloud.config import CloudConfig
+from understudy.cloud.running import STATE_FILE, RunningCloud
+
+_log = logging.getLogger(__name__)
+
+
+def read_state_file(config: CloudConfig) -> RunningCloud | None:
+    """Where the running gateway is; None if none runs here."""
+    try:
+        running = RunningCloud(**json.loads(config.path(STATE_FILE).read_text()))
+        os.kill(running.pid, 0)
+    except (OSError, ValueError, TypeError):
+        return None
+    return running
+
+
+def run_gateway(config: CloudConfig) -> None:
+    """Serves until SIGTERM or SIGINT, then drains.
+
+    Raises:
+        ConfigError: If a person must edit the configuration.
+    """
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        async with open_gateway(config) as gateway:
+            _log.info("the gateway serves at %s", gateway.running)
+            await stop.wait()
+
+    asyncio.run(serve())
+
+
+@contextlib.contextmanager
+def serving(gateway: Gateway) -> Iterator[Gateway]:
+    """Runs a gateway in a thread of its own, for callers without an event loop.
+
+    Raises:
+        ConfigError: If it cannot start.
+    """
+    ready: Future[asyncio.AbstractEventLoop] = Future()
+    stop = asyncio.Event()
+    thread = threading.Thread(
+        target=lambda: asyncio.run(_serve_until(gateway, ready, stop)), name="gateway"
+    )
+    thread.start()
+    try:
+        loop = ready.result()
+        try:
+            yield gateway
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+    finally:
+        thread.join()
+
+
+async def _serve_until(
+    gateway: Gateway, ready: Future[asyncio.AbstractEventLoop], stop: asyncio.Event
+) -> None:
+    try:
+        await gateway.__aenter__()
+    except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+        ready.set_exception(error)
+        return
+    ready.set_result(asyncio.get_running_loop())
+    try:
+        await stop.wait()
+    finally:
+        await gateway.__aexit__()

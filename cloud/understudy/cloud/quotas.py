@@ -1,0 +1,103 @@
+"""What one node may use: token buckets, pure values of time."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from understudy.types.errors import OverloadedError
+
+_MAX_NODES = 100_000
+
+
+class TokenBucket:
+    """Fills at `rate` a second up to `rate * burst_s`; a rate of 0 is without limit.
+
+    A spend larger than the bucket is allowed once the bucket is full and leaves a debt, so that one
+    large request is slow but never impossible.
+    """
+
+    __slots__ = ("_capacity", "_level", "_rate", "_seen_s")
+
+    def __init__(self, rate: float, burst_s: float, now_s: float) -> None:
+        self._rate = rate
+        self._capacity = rate * burst_s
+        self._level = self._capacity
+        self._seen_s = now_s
+
+    def spend(self, amount: float, now_s: float) -> float:
+        """Takes `amount` and returns 0, or takes nothing and returns the seconds to wait."""
+        if self._rate <= 0.0:
+            return 0.0
+        passed = max(0.0, now_s - self._seen_s)
+        self._seen_s = max(self._seen_s, now_s)
+        self._level = min(self._capacity, self._level + passed * self._rate)
+        missing = min(amount, self._capacity) - self._level
+        if missing > 1e-9:
+            return missing / self._rate
+        self._level -= amount
+        return 0.0
+
+
+@dataclass(slots=True)
+class _Node:
+    requests: TokenBucket
+    bytes: TokenBucket
+    teacher: TokenBucket
+
+
+class Quotas:
+    """The buckets of every node, forgotten when a node has long been quiet."""
+
+    def __init__(
+        self,
+        *,
+        requests_per_s: float,
+        bytes_per_s: float,
+        teacher_calls_per_s: float,
+        burst_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._rates = (requests_per_s, bytes_per_s, teacher_calls_per_s)
+        self._burst_s = burst_s
+        self._clock = clock
+        self._nodes: OrderedDict[str, _Node] = OrderedDict()
+
+    def spend_request(self, node: str, size: int) -> None:
+        """Charges one call of `size` bytes.
+
+        Raises:
+            OverloadedError: If the node is over its quota; says for how long.
+        """
+        now, buckets = self._clock(), self._buckets(node)
+        _check(buckets.requests.spend(1.0, now), node, "calls")
+        _check(buckets.bytes.spend(size, now), node, "bytes")
+
+    def spend_teacher(self, node: str, calls: int) -> None:
+        """Charges inputs that are put to the teacher.
+
+        Raises:
+            OverloadedError: If the node is over its quota; says for how long.
+        """
+        _check(self._buckets(node).teacher.spend(calls, self._clock()), node, "teacher calls")
+
+    def _buckets(self, node: str) -> _Node:
+        found = self._nodes.get(node)
+        if found is not None:
+            self._nodes.move_to_end(node)
+            return found
+        if len(self._nodes) >= _MAX_NODES:
+            self._nodes.popitem(last=False)
+        now = self._clock()
+        made = _Node(*(TokenBucket(rate, self._burst_s, now) for rate in self._rates))
+        self._nodes[node] = made
+        return made
+
+
+def _check(wait_s: float, node: str, what: str) -> None:
+    if wait_s > 0.0:
+        raise OverloadedError(
+            f"node '{node}' is over its quota of {what}; come back in {math.ceil(wait_s)} s", wait_s
+        )
