@@ -9,6 +9,7 @@ nothing about doubt).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ FEATURES = ("gap", "margin", "max_prob", "entropy", "energy", "similarity")
 SCORES = ("margin", "max_prob", "entropy", "energy", "learned")
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +98,13 @@ def usable(logits: Floats) -> NDArray[np.bool_]:
     """Says which rows can be used, shape (B,)."""
     if logits.shape[1] < 2:
         return np.zeros(len(logits), dtype=bool)
-    finite = np.isfinite(logits).all(axis=1)
+    finite: Bools = np.all(np.isfinite(logits), axis=1)
     safe = np.where(finite[:, None], logits, 0.0)
     best, second = top_two(safe)
-    hard = ((safe == 1.0).sum(axis=1) == 1) & ((safe == 0.0).sum(axis=1) == safe.shape[1] - 1)
-    return finite & (best - second < ONE_HOT_GAP) & ~hard
+    ones, zeros = np.sum(safe == 1.0, axis=1), np.sum(safe == 0.0, axis=1)
+    hard = (ones == 1) & (zeros == safe.shape[1] - 1)
+    found: Bools = finite & (best - second < ONE_HOT_GAP) & ~hard
+    return found
 
 
 def confidences(logits: Floats, similarities: Floats, calibration: Calibration) -> Floats:
@@ -126,11 +130,12 @@ def raw_score(found: dict[str, Floats], calibration: Calibration) -> Floats:
         case "energy":
             return sigmoid(found["energy"])
         case "learned":
-            return sigmoid(linear(found, dict(calibration.weights)))
-    raise InvalidValueError(f"score must be one of {', '.join(SCORES)}, not {calibration.score!r}")
+            return sigmoid(linear(found, calibration.weights))
+        case unknown:
+            raise InvalidValueError(f"score must be one of {', '.join(SCORES)}, not {unknown!r}")
 
 
-def linear(found: dict[str, Floats], weights: dict[str, float]) -> Floats:
+def linear(found: dict[str, Floats], weights: Mapping[str, float]) -> Floats:
     """Weighs the features; `bias` is the constant."""
     unknown = sorted(set(weights) - {"bias", *FEATURES})
     if unknown or not weights:
