@@ -1,1 +1,1 @@
-"""The page an operator looks at, and its two buttons."""
+"""The page an operator looks at, and its buttons: see `routes`."""
