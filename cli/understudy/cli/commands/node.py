@@ -1,0 +1,123 @@
+"""`understudy node`: who may talk to the cloud.
+
+`invite`, `list` and `revoke` run where the cloud's state is; `enroll` runs on the node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from understudy.cli.commands.cloud import DEFAULT, AsJson, Config
+from understudy.cli.output import show_table
+
+if TYPE_CHECKING:
+    from understudy.cloud.enrolment import Enrolment
+
+app = typer.Typer(no_args_is_help=True, help="Invite, enrol, list and revoke edge nodes.")
+
+
+@app.command(epilog="Example: understudy node invite shop-berlin -c cloud.yaml -o invitation.json")
+def invite(
+    node: Annotated[str, typer.Argument(help="Id of the node.")],
+    config: Config = DEFAULT,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="File for the invitation; keep it secret.")
+    ] = Path("invitation.json"),
+    hours: Annotated[float, typer.Option(help="How long the invitation is good.")] = 1.0,
+) -> None:
+    """Writes a one-time invitation for a node."""
+    import msgspec
+
+    from understudy.cloud.config import load_config
+    from understudy.cloud.process import read_state_file
+    from understudy.edge.files import write_atomic
+
+    cloud = load_config(config)
+    running = read_state_file(cloud)
+    with enrolment_of(config) as desk:
+        invitation = desk.invite(
+            node,
+            address=running.address if running else cloud.gateway.address,
+            enroll_address=running.enroll_address if running else cloud.gateway.enroll_address,
+            ttl_s=hours * 3600.0,
+        )
+    write_atomic(out, msgspec.json.encode(invitation))
+    typer.echo(f"invitation for {node}: {out}, good once within {hours:g} h")
+
+
+@app.command(epilog="Example: understudy node enroll invitation.json -o node")
+def enroll(
+    invitation: Annotated[Path, typer.Argument(help="The file from `understudy node invite`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the node.")] = Path("node"),
+) -> None:
+    """Makes this node's key, has it certified, and writes an edge.yaml to start with."""
+    from understudy.edge import identity
+
+    given = identity.read_invitation(invitation)
+    node = identity.enroll(given, out)
+    config = out / "edge.yaml"
+    if not config.exists():
+        config.write_text(_edge_yaml(given.address, out), encoding="utf-8")
+    typer.echo(f"{node} is enrolled; its configuration: {config}")
+
+
+@app.command("list", epilog="Example: understudy node list -c cloud.yaml --json")
+def list_nodes(config: Config = DEFAULT, as_json: AsJson = False) -> None:
+    """Lists every node that was ever enrolled."""
+    with enrolment_of(config) as desk:
+        rows = [
+            (n.node, _when(n.enrolled_unix_s), _when(n.renewed_unix_s), _when(n.revoked_unix_s))
+            for n in desk.nodes()
+        ]
+    show_table(("node", "enrolled", "renewed", "revoked"), rows, as_json=as_json)
+
+
+@app.command(epilog="Example: understudy node revoke shop-berlin -c cloud.yaml")
+def revoke(
+    node: Annotated[str, typer.Argument(help="Id of the node.")], config: Config = DEFAULT
+) -> None:
+    """Turns a node away, within seconds; a new invitation lets it back."""
+    with enrolment_of(config) as desk:
+        desk.revoke(node)
+    typer.echo(f"{node} is revoked")
+
+
+@contextmanager
+def enrolment_of(path: Path) -> Iterator[Enrolment]:
+    """The enrolment desk of a cloud's configuration."""
+    from understudy.cloud.app import open_enrolment
+    from understudy.cloud.config import load_config
+    from understudy.cloud.state import SqliteState
+
+    config = load_config(path)
+    Path(config.state_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
+    state = SqliteState(config.path("state.db"))
+    try:
+        yield open_enrolment(config, state)
+    finally:
+        state.close()
+
+
+def _edge_yaml(address: str, folder: Path) -> str:
+    from understudy.edge.identity import CA, CERTIFICATE, KEY, ROOT
+
+    lines = [
+        "# Made by `understudy node enroll`; paths are relative to this file.",
+        "state_dir: state",
+        "gateway:",
+        f"  address: {address}",
+        f"  tls: {{ca: {CA}, certificate: {CERTIFICATE}, key: {KEY}}}",
+    ]
+    if (folder / ROOT).exists():
+        lines += ["updater:", f"  trusted_root: {ROOT}"]
+    return "\n".join(lines) + "\n"
+
+
+def _when(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M") if unix_s else ""

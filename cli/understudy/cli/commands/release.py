@@ -1,0 +1,130 @@
+"""`understudy release`: what is offered to the fleet, and back again."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from understudy.cli.output import show_table
+from understudy.types.errors import ConfigError
+
+if TYPE_CHECKING:
+    from understudy.cloud.releases import Publisher, Release
+
+app = typer.Typer(no_args_is_help=True, help="Offer signed students to the fleet, and roll back.")
+PASSPHRASE = "UNDERSTUDY_PASSPHRASE"  # noqa: S105 - the variable's name
+
+Releases = Annotated[
+    Path, typer.Option("--releases", help="Folder of the release repository.", show_default=True)
+]
+Keys = Annotated[
+    Path, typer.Option("--keys", help=f"Folder of the publisher's keys; ${PASSPHRASE} opens them.")
+]
+Task = Annotated[str, typer.Option(help="Name of the task.")]
+Channel = Annotated[str, typer.Option(help="Name of the channel.")]
+Note = Annotated[str, typer.Option(help="Why, for people.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
+DEFAULT_RELEASES, DEFAULT_KEYS = Path("releases"), Path("publisher-keys")
+
+
+def passphrase() -> str:
+    """The publisher's passphrase from the environment.
+
+    Raises:
+        ConfigError: If it is not set.
+    """
+    found = os.environ.get(PASSPHRASE, "")
+    if not found:
+        raise ConfigError(f"set {PASSPHRASE} to the passphrase of the publisher's keys")
+    return found
+
+
+@app.command(epilog="Example: UNDERSTUDY_PASSPHRASE=... understudy release init")
+def init(releases: Releases = DEFAULT_RELEASES, keys: Keys = DEFAULT_KEYS) -> None:
+    """Makes a release repository and the publisher's keys."""
+    from understudy.cloud.releases import ReleaseRepository
+
+    ReleaseRepository.create(releases, keys, passphrase())
+    typer.echo(f"repository: {releases}\npublisher's keys: {keys} (keep them off the server)")
+
+
+@app.command(epilog="Example: understudy release publish out/bundle --channel canary")
+def publish(
+    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    channel: Channel = "stable",
+    releases: Releases = DEFAULT_RELEASES,
+    keys: Keys = DEFAULT_KEYS,
+    note: Note = "",
+) -> None:
+    """Signs a bundle and offers it to a channel."""
+    _say("offered", _publisher(releases, keys).publish(bundle, channel, note=note))
+
+
+@app.command("list", epilog="Example: understudy release list --json")
+def list_releases(releases: Releases = DEFAULT_RELEASES, as_json: AsJson = False) -> None:
+    """Lists every release on offer, newest last."""
+    from understudy.cloud.releases import ReleaseRepository
+
+    rows = [
+        (r.sequence, r.channel, r.task, r.bundle, r.offer.kind.value, _when(r), r.offer.note)
+        for r in ReleaseRepository.open(releases).store().releases()
+    ]
+    columns = ("sequence", "channel", "task", "bundle", "kind", "published", "note")
+    if not as_json:
+        rows = [(s, c, t, b[:12], k, w, n) for s, c, t, b, k, w, n in rows]
+    show_table(columns, rows, as_json=as_json)
+
+
+@app.command(epilog="Example: understudy release promote 3f2a... --channel stable")
+def promote(
+    bundle: Annotated[str, typer.Argument(help="Id of the bundle, or its beginning.")],
+    channel: Channel = "stable",
+    task: Task = "classify",
+    releases: Releases = DEFAULT_RELEASES,
+    keys: Keys = DEFAULT_KEYS,
+    note: Note = "",
+) -> None:
+    """Offers a bundle of one channel to another."""
+    full = _full_id(releases, bundle)
+    _say("promoted", _publisher(releases, keys).promote(task, full, channel, note=note))
+
+
+@app.command(epilog="Example: understudy release rollback --channel stable --note 'too slow'")
+def rollback(
+    channel: Channel = "stable",
+    task: Task = "classify",
+    releases: Releases = DEFAULT_RELEASES,
+    keys: Keys = DEFAULT_KEYS,
+    note: Note = "",
+) -> None:
+    """Offers the previous bundle again, as a newer release, and withdraws the last."""
+    _say("rolled back to", _publisher(releases, keys).rollback(task, channel, note=note))
+
+
+def _publisher(releases: Path, keys: Path) -> Publisher:
+    from understudy.cloud.releases import ReleaseRepository
+
+    return ReleaseRepository.open(releases).publisher(keys, passphrase())
+
+
+def _full_id(releases: Path, prefix: str) -> str:
+    from understudy.cloud.releases import ReleaseRepository
+
+    known = {r.bundle for r in ReleaseRepository.open(releases).store().releases()}
+    found = sorted(b for b in known if b.startswith(prefix))
+    if len(found) != 1:
+        raise ConfigError(f"'{prefix}' names {len(found)} bundles; see `understudy release list`")
+    return found[0]
+
+
+def _say(what: str, release: Release) -> None:
+    typer.echo(f"{what}: {release.bundle[:12]} on {release.channel}, release {release.sequence}")
+
+
+def _when(release: Release) -> str:
+    moment = datetime.fromtimestamp(release.offer.published_unix_s, UTC)
+    return moment.strftime("%Y-%m-%d %H:%M")
