@@ -38,8 +38,6 @@ class Redaction(StrEnum):
     """E-mail addresses, web addresses and phone numbers."""
     STRICT = "strict"
     """Contacts, and every number of three digits or more: cards, accounts, dates of birth."""
-    HASHED = "hashed"
-    """The text is replaced by a keyed digest: nothing can be escalated, only counted."""
 
 
 class ProfileName(StrEnum):
@@ -185,11 +183,13 @@ class PrivacyConfig:
 
     Attributes:
         redaction: What is done to a text first.
-        send_text: Whether texts may leave at all; without, nothing is escalated.
+        send_text: Whether texts may leave at all; without, nothing is escalated or reported.
+        hash_subjects: Replace subjects by a digest keyed with this node's audit key.
     """
 
     redaction: Redaction = Redaction.NONE
     send_text: bool = True
+    hash_subjects: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
