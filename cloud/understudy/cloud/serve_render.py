@@ -8,15 +8,12 @@ from typing import Any
 import msgspec
 
 from understudy.cloud.serve_options import ServeOptions
-from understudy.cloud.teacher.spec import Engine, TeacherSpec, spec_to_plain
+from understudy.cloud.teacher.spec import TeacherSpec, spec_to_plain
 from understudy.types.config import nearest_key
 from understudy.types.errors import ConfigError
 
 IMPORT_PATH = "understudy.cloud.serve_app:build"
 DEPLOYMENT = "Teacher"
-
-# A KV cache sized by hand, all cores for one worker, no warm-up compile: what a CPU needs.
-_VLLM_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1"}
 
 
 def deployment_options(spec: TeacherSpec, options: ServeOptions) -> dict[str, Any]:
@@ -55,8 +52,6 @@ def replica_environment(spec: TeacherSpec, options: ServeOptions) -> dict[str, s
     if spec.threads:
         # Ray sets it from num_cpus when nobody else does.
         chosen["OMP_NUM_THREADS"] = str(spec.threads)
-    if spec.engine is Engine.VLLM:
-        chosen |= _VLLM_ENVIRONMENT
     return chosen | dict(options.environment)
 
 

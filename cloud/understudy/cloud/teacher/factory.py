@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from understudy.cloud.teacher import TeacherEngine
-from understudy.cloud.teacher.spec import Engine, TeacherSpec
+from understudy.cloud.teacher.spec import Engine, Runner, TeacherSpec
 from understudy.types.errors import ConfigError
 
 
@@ -27,5 +27,15 @@ def make_engine(spec: TeacherSpec) -> TeacherEngine:
                 raise ConfigError("teacher.recordings: name the file of recorded answers")
             path = Path(spec.recordings)
             return ReplayEngine(read_recordings(path), name=path.stem)
-        case Engine.VLLM | Engine.OPENAI:
-            raise ConfigError(f"teacher.engine: '{spec.engine}' is not built in yet")
+        case Engine.VLLM if spec.runner is Runner.CLASSIFY:
+            from understudy.cloud.teacher.vllm_pooling import VllmPoolingEngine
+
+            return VllmPoolingEngine(spec)
+        case Engine.VLLM:
+            from understudy.cloud.teacher.vllm_engine import VllmEngine
+
+            return VllmEngine(spec)
+        case Engine.OPENAI:
+            from understudy.cloud.teacher.openai_engine import OpenAIEngine
+
+            return OpenAIEngine(spec)

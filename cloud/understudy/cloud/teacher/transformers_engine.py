@@ -20,7 +20,7 @@ from understudy.cloud.teacher.distribution import expired, prompt_hash, restrict
 from understudy.cloud.teacher.encoder import SentenceEncoder
 from understudy.cloud.teacher.head import LinearHead, load_head
 from understudy.cloud.teacher.spec import TeacherSpec
-from understudy.cloud.teacher.weights import resolve_model
+from understudy.cloud.teacher.weights import model_labels, resolve_model
 from understudy.types.errors import (
     ConfigError,
     InvalidValueError,
@@ -154,7 +154,7 @@ class HeadScorer:
 class ModelScorer:
     """A model with a classification head of its own."""
 
-    def __init__(self, folder: Path, spec: TeacherSpec) -> None:
+    def __init__(self, folder: Path, spec: TeacherSpec, labels: tuple[str, ...]) -> None:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
@@ -167,12 +167,7 @@ class ModelScorer:
             folder, dtype=torch.float32
         ).eval()
         self._max_tokens = spec.max_tokens or None
-        names = self._model.config.id2label
-        self.labels = spec.labels or tuple(names[i] for i in range(len(names)))
-        if len(self.labels) != len(names):
-            raise ConfigError(
-                f"teacher.labels: the model has {len(names)} classes, not {len(self.labels)}"
-            )
+        self.labels = labels
         self.digest = prompt_hash(str(folder), self.labels)[:8]
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -202,21 +197,8 @@ def load_scorer(spec: TeacherSpec) -> Scorer:
         head = load_head(spec.head)
         encoder = SentenceEncoder.load(folder, max_tokens=spec.max_tokens, threads=spec.threads)
         return HeadScorer(encoder, head)
-    if not is_classifier(folder):
-        raise ConfigError(
-            f"teacher.head: {folder} has no classification head; fit one with fit_linear_teacher"
-        )
+    labels = model_labels(folder, spec.labels)
     try:
-        return ModelScorer(folder, spec)
+        return ModelScorer(folder, spec, labels)
     except (OSError, ValueError) as error:
         raise ConfigError(f"teacher.model: {folder} cannot be loaded: {error}") from error
-
-
-def is_classifier(folder: Path) -> bool:
-    """True if the configuration names a sequence classification architecture."""
-    import json
-
-    facts = json.loads((folder / "config.json").read_text())
-    return any(
-        name.endswith("ForSequenceClassification") for name in facts.get("architectures") or ()
-    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 from understudy.cloud.teacher.spec import TeacherSpec
@@ -47,6 +48,32 @@ def resolve_weights(model: str, revision: str = "") -> Path:
     if folder.is_absolute() or model.startswith((".", "~")):
         raise ConfigError(f"teacher.model: there is no folder {folder}")
     return _from_hub(model, revision)
+
+
+def model_labels(folder: Path, named: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The classes of a model with a classification head, by its configuration.
+
+    Args:
+        folder: From `resolve_model`.
+        named: Names to use instead, in the order of the head's rows.
+
+    Raises:
+        ConfigError: If it has no such head, or not as many rows as names.
+    """
+    try:
+        facts = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"teacher.model: {folder}/config.json cannot be read: {error}") from error
+    architectures = facts.get("architectures") or ()
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise ConfigError(
+            f"teacher.head: {folder} has no classification head; fit one with fit_linear_teacher"
+        )
+    names = {int(index): str(name) for index, name in (facts.get("id2label") or {}).items()}
+    own = tuple(names[index] for index in sorted(names)) or ("LABEL_0", "LABEL_1")
+    if named and len(named) != len(own):
+        raise ConfigError(f"teacher.labels: the model has {len(own)} classes, not {len(named)}")
+    return named or own
 
 
 @functools.cache
