@@ -60,6 +60,7 @@ class ReleaseStore:
         self._blobs = Blobs(directory / _BLOBS)
         self._mutex = threading.Lock()
         self._seen: _Seen | None = None
+        self._listed: tuple[int, list[Release]] | None = None
 
     def metadata(self, name: str) -> bytes:
         """The bytes of one signed file; `timestamp.json` is brought up to date first.
@@ -100,7 +101,12 @@ class ReleaseStore:
         Raises:
             BundleError: If there is no targets metadata that the root trusts.
         """
-        return releases_of(self._targets().signed)
+        stamp = self._roles.directory.stat().st_mtime_ns
+        listed = self._listed
+        if listed is None or listed[0] != stamp:
+            # Asked at every check-in; signatures are checked again only when a file has changed.
+            self._listed = listed = (stamp, releases_of(self._targets().signed))
+        return list(listed[1])
 
     def current(self, task: str, channel: str) -> Release | None:
         """The newest release of a channel; None when it has none."""
