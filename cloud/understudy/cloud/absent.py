@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import BinaryIO
 
+from understudy.cloud.releases import ReleaseRepository, ReleaseStore
 from understudy.types.errors import BundleError
 from understudy.types.release import Directive, NodeStatus
 
@@ -18,18 +20,38 @@ class StillFleet:
 class NoAdvice:
     """The adviser of a cloud that does not watch its contract."""
 
-    def advise(self, directive: Directive, task: str) -> Directive:  # noqa: ARG002
+    def advise(self, directive: Directive, status: NodeStatus) -> Directive:  # noqa: ARG002
         return directive
 
 
-class NoReleases:
-    """The releases of a cloud that has not published any."""
+class LateReleases:
+    """The releases of a folder that may not hold a repository yet: nights come later."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._store: ReleaseStore | None = None
 
     def metadata(self, name: str) -> bytes:
-        raise BundleError(f"nothing was published yet, so there is no '{name}'")
+        return self._opened().metadata(name)
 
     def open_blob(self, sha256: str) -> tuple[BinaryIO, int]:
-        raise BundleError(f"nothing was published yet, so there is no '{sha256}'")
+        return self._opened().open_blob(sha256)
 
     def trusted_root(self) -> bytes:
-        return b""
+        """The root to pin; empty bytes while nothing was ever signed."""
+        try:
+            return self._opened().trusted_root()
+        except BundleError:
+            return b""
+
+    def store(self) -> ReleaseStore | None:
+        """The repository's server side; None while there is none."""
+        if self._store is None and (self._directory / "metadata").is_dir():
+            self._store = ReleaseRepository.open(self._directory).store()
+        return self._store
+
+    def _opened(self) -> ReleaseStore:
+        store = self.store()
+        if store is None:
+            raise BundleError("nothing was published yet; come back after the first night")
+        return store

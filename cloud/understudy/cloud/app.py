@@ -1,4 +1,4 @@
-"""The cloud's composition root: builds the parts the configuration names, starts and stops them."""
+"""The cloud's composition root: puts the parts together, starts them, stops them in reverse."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Self
 
-from understudy.cloud.absent import NoAdvice, NoReleases, StillFleet
-from understudy.cloud.authority import open_authority
-from understudy.cloud.config import CloudConfig, LogBackend, parse_address
-from understudy.cloud.enrolment import Enrolment
+from understudy.cloud.config import CloudConfig, parse_address
+from understudy.cloud.duties import Duties, Labeller
 from understudy.cloud.gateway.answering import Answering
 from understudy.cloud.gateway.caller import Doorkeeper
 from understudy.cloud.gateway.checks import RecordRules
 from understudy.cloud.gateway.gather import Gatherer
-from understudy.cloud.gateway.layers import Access, Faults, Layer, Limits
-from understudy.cloud.gateway.ports import Adviser, Fleet, Releases
+from understudy.cloud.gateway.layers import Access, Faults, Layer, Limits, Traces
+from understudy.cloud.gateway.ports import Fleet, Releases
 from understudy.cloud.gateway.server import (
     INFERENCE,
     SERVICES,
@@ -44,42 +41,49 @@ from understudy.cloud.gateway.services import (
 )
 from understudy.cloud.gateway.writer import LogWriter
 from understudy.cloud.log import EscalationLog
+from understudy.cloud.metrics import Metrics
+from understudy.cloud.operator import operator_routes, serve_operator
+from understudy.cloud.operator_state import OperatorState
+from understudy.cloud.parts import Parts, open_certificate, open_enrolment, open_log, open_parts
 from understudy.cloud.quotas import Quotas
 from understudy.cloud.releases.disk import write_atomic
 from understudy.cloud.running import STATE_FILE, RunningCloud, repeating
-from understudy.cloud.server_certificate import FileCertificate, IssuedCertificate
-from understudy.cloud.state import SharedState, SqliteState
+from understudy.cloud.supervision import TeacherSupervisor
 from understudy.cloud.teacher import TeacherEngine
-from understudy.cloud.teacher.factory import make_engine
-from understudy.types.errors import ConfigError
+from understudy.cloud.tracing import Tracing, current_traceparent, otlp_exporter
+from understudy.cloud.watch import ContractWatch, SharedAdvice
+from understudy.types.errors import LinkError
+
+__all__ = ["Gateway", "open_enrolment", "open_gateway", "open_log"]
 
 _REFRESH_S = 2.0
 """How often a process looks at what others have changed: the deny-list, the live watch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """The parts of a cloud, built and not started; tests hand in their own."""
-
-    teacher: TeacherEngine
-    log: EscalationLog
-    state: SharedState
-    releases: Releases
-    fleet: Fleet
-    adviser: Adviser
-    enrolment: Enrolment
-
-
 class Gateway:
-    """One gateway process: `async with` starts and stops it."""
+    """One gateway process: `async with` starts and stops it.
+
+    Attributes:
+        config: What the operator said.
+        parts: What it is made of.
+        running: Where it is; None while it is not.
+    """
 
     def __init__(self, config: CloudConfig, parts: Parts) -> None:
         self.config = config
         self.parts = parts
         self.running: RunningCloud | None = None
+        self.metrics = Metrics()
         self._stack = contextlib.AsyncExitStack()
-        self._doorkeeper = Doorkeeper(trust_domain=config.gateway.trust_domain)
         self._board = HealthBoard()
+        self._doorkeeper = Doorkeeper(trust_domain=config.gateway.trust_domain)
+        self._quotas = Quotas(**asdict(config.quotas), clock=time.monotonic)
+        self._advice = SharedAdvice(parts.state)
+        self._gatherer = Gatherer(parts.teacher, self.metrics, **asdict(config.gather))
+        self._writer = LogWriter(parts.log)
+        self._supervisor = TeacherSupervisor(
+            parts.teacher, self._tell_teacher, drain_s=config.gateway.drain_s
+        )
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -89,23 +93,28 @@ class Gateway:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+        self.running = None
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         """Each step registers how it is undone; stopping goes the same way back."""
         stack.callback(self.parts.state.close)
         stack.callback(self.parts.log.close)
+        stack.push_async_callback(self._writer.close)
+        stack.push_async_callback(self._gatherer.close)
+        if self.parts.cache:
+            stack.push_async_callback(self.parts.cache.close)
         await self._refresh()
-        writer = LogWriter(self.parts.log)
-        stack.push_async_callback(writer.close)
-        gatherer = Gatherer(self.parts.teacher, **asdict(self.config.gather))
-        stack.push_async_callback(gatherer.close)
-        self.running = await self._serve(stack, gatherer, writer)
+        tracing = self._open_tracing(stack)
+        self.running = await self._listen(stack, tracing)
         await stack.enter_async_context(repeating(self._refresh, _REFRESH_S))
-        await stack.enter_async_context(self._teaching())
+        await self._start_operator(stack)
+        wait = self.config.gateway.wait_for_teacher
+        await stack.enter_async_context(self._supervisor.running(wait=wait))
+        await stack.enter_async_context(self._duties())
         self._write_state_file(stack)
 
-    async def _serve(
-        self, stack: contextlib.AsyncExitStack, gatherer: Gatherer, writer: LogWriter
+    async def _listen(
+        self, stack: contextlib.AsyncExitStack, tracing: Tracing | None
     ) -> RunningCloud:
         gateway = self.config.gateway
         limits = ServerLimits(
@@ -113,25 +122,21 @@ class Gateway:
             max_streams=gateway.max_streams,
             reuse_port=gateway.reuse_port,
         )
-        quotas = Quotas(**asdict(self.config.quotas), clock=time.monotonic)
-        layers: list[Layer] = [Faults(), Access(self._doorkeeper), Limits(quotas)]
-        faces = self._faces(gatherer, writer, quotas)
+        faces, layers = self._faces(tracing), self._layers(tracing)
         nodes = make_node_server(faces, self._board, layers, limits)
         newcomers = make_enroll_server(faces, self._board, layers, limits)
         if gateway.reflection:
             enable_reflection(nodes)
-        certificate = self._certificate()
-        ca = self.parts.enrolment.ca_certificate
-        port = bind(nodes, gateway.address, reloading_credentials(certificate.current, ca))
-        enroll_port = bind(
-            newcomers, gateway.enroll_address, reloading_credentials(certificate.current, None)
-        )
+        certificate, ca = open_certificate(self.config), self.parts.enrolment.ca_certificate
+        port = bind(nodes, gateway.address, reloading_credentials(certificate, ca))
+        enroll = reloading_credentials(certificate, None)
+        enroll_port = bind(newcomers, gateway.enroll_address, enroll)
         for server in (nodes, newcomers):
             await server.start()
             stack.push_async_callback(server.stop, gateway.drain_s)
-        stack.push_async_callback(self._board.drain)
         for service in ("", *SERVICES):
             await self._board.set(service, serving=service != INFERENCE)
+        stack.push_async_callback(self._board.drain)
         return RunningCloud(
             pid=os.getpid(),
             address=f"{parse_address(gateway.address, '')[0]}:{port}",
@@ -140,44 +145,111 @@ class Gateway:
             started_unix_s=time.time(),
         )
 
-    def _faces(self, gatherer: Gatherer, writer: LogWriter, quotas: Quotas) -> Faces:
-        gateway, parts = self.config.gateway, self.parts
-        rules = RecordRules(self.config.tasks, gateway.max_text_bytes, gateway.clock_skew_s)
-        intake = Intake(rules, gateway.max_batch_records)
+    def _layers(self, tracing: Tracing | None) -> list[Layer]:
+        layers: list[Layer] = [
+            Faults(self.metrics),
+            Access(self._doorkeeper),
+            Limits(self._quotas),
+        ]
+        if tracing:
+            layers.insert(1, Traces(tracing))
+        return layers
+
+    def _faces(self, tracing: Tracing | None) -> Faces:
+        gateway, parts, tasks = self.config.gateway, self.parts, self.config.tasks
+        rules = RecordRules(tasks, gateway.max_text_bytes, gateway.clock_skew_s)
+        intake = Intake(rules, gateway.max_batch_records, self.metrics)
         answering = Answering(
-            gatherer=gatherer, writer=writer, quotas=quotas, tasks=self.config.tasks
+            gatherer=self._gatherer,
+            writer=self._writer,
+            quotas=self._quotas,
+            tasks=tasks,
+            observer=self.metrics,
+            cache=parts.cache,
+            teacher_id=lambda: parts.teacher.info().id,
         )
+        trace = current_traceparent if tracing else str
         return Faces(
-            inference=InferenceFace(intake, answering),
-            feedback=FeedbackFace(intake, writer),
+            inference=InferenceFace(intake, answering, trace),
+            feedback=FeedbackFace(intake, self._writer),
             artifact=ArtifactFace(parts.releases),
-            fleet=FleetFace(parts.fleet, parts.adviser, check_in_s=gateway.check_in_s),
+            fleet=FleetFace(
+                parts.fleet, self._advice, self.metrics, tasks=tasks, check_in_s=gateway.check_in_s
+            ),
             enrollment=EnrollmentFace(parts.enrolment, parts.releases),
         )
 
-    def _certificate(self) -> FileCertificate | IssuedCertificate:
-        tls = self.config.tls
-        if tls.certificate:
-            return FileCertificate(self.config.path(tls.certificate), self.config.path(tls.key))
-        authority = open_authority(
-            self.config.path(tls.directory), trust_domain=self.config.gateway.trust_domain
-        )
-        names, days = self.config.gateway.names, tls.server_days
-        return IssuedCertificate(lambda: authority.issue_server(names, days=days))
-
     @contextlib.asynccontextmanager
-    async def _teaching(self) -> AsyncIterator[None]:
-        """The teacher comes up; until then, and if it cannot, everything else is served."""
-        await self.parts.teacher.start()
-        await self._board.set(INFERENCE, serving=True)
-        try:
+    async def _duties(self) -> AsyncIterator[None]:
+        parts, tasks = self.parts, self.config.tasks
+        contracts = {name: task.contract for name, task in tasks.items()}
+        watch = ContractWatch(parts.log, parts.state, parts.releases, contracts, time.time)
+        duties = Duties(
+            log=parts.log,
+            state=parts.state,
+            watch=watch,
+            labeller=Labeller(parts.log, parts.teacher, self.config.log.labelling),
+            labels=lambda task: tasks[task].labels if task in tasks else (),
+            retention_s=self.config.log.retention_days * 86_400.0,
+            now=time.time,
+        )
+        async with repeating(duties.turn, self.config.gateway.duties_s):
             yield
-        finally:
-            await self.parts.teacher.stop(self.config.gateway.drain_s)
+        await duties.close()
+
+    async def _start_operator(self, stack: contextlib.AsyncExitStack) -> None:
+        operator = self.config.operator
+        if not operator.address or self.running is None:
+            return
+        from understudy.cloud.console.routes import console_routes
+
+        shown = OperatorState(self.config, self.parts, self.metrics, self._advice)
+        routes = [
+            *operator_routes(metrics=self._render_metrics, ready=self._trouble),
+            *console_routes(
+                state=shown.read,
+                token=operator.token,
+                reports=self.config.path(operator.reports_dir),
+            ),
+        ]
+        address = await stack.enter_async_context(serve_operator(operator.address, routes))
+        self.running = replace(self.running, operator_address=address)
+
+    async def _render_metrics(self) -> bytes:
+        try:
+            log = await asyncio.to_thread(self.parts.log.stats)
+        except LinkError:
+            log = None
+        return self.metrics.render(
+            queue=self._gatherer.waiting,
+            teacher_up=self._supervisor.up,
+            log=log,
+            standings=self._advice.standings,
+            rollouts={},
+        )
+
+    async def _trouble(self) -> str:
+        """Why no calls can be taken; a teacher that is away is no reason, weights still flow."""
+        try:
+            await asyncio.to_thread(self.parts.log.stats)
+        except LinkError as error:
+            return str(error)
+        return ""
 
     async def _refresh(self) -> None:
         """Reads what other processes may have changed."""
         self._doorkeeper.denied = await asyncio.to_thread(self.parts.enrolment.denied)
+        await asyncio.to_thread(self._advice.refresh)
+
+    async def _tell_teacher(self, up: bool) -> None:  # noqa: FBT001 - the supervisor's one word
+        await self._board.set(INFERENCE, serving=up)
+
+    def _open_tracing(self, stack: contextlib.AsyncExitStack) -> Tracing | None:
+        if not self.config.tracing:
+            return None
+        tracing = Tracing(otlp_exporter(self.config.tracing))
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        return tracing
 
     def _write_state_file(self, stack: contextlib.AsyncExitStack) -> None:
         if self.running is None:
@@ -193,70 +265,12 @@ def open_gateway(
     teacher: TeacherEngine | None = None,
     releases: Releases | None = None,
     fleet: Fleet | None = None,
-    adviser: Adviser | None = None,
+    log: EscalationLog | None = None,
 ) -> Gateway:
     """A gateway with the parts that the configuration names; given ones replace its own.
 
     Raises:
         ConfigError: If a person must edit the configuration.
     """
-    Path(config.state_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
-    state = SqliteState(config.path("state.db"))
-    return Gateway(
-        config,
-        Parts(
-            teacher=teacher or _make_teacher(config),
-            log=open_log(config),
-            state=state,
-            releases=releases or _open_releases(config),
-            fleet=fleet or StillFleet(),
-            adviser=adviser or NoAdvice(),
-            enrolment=open_enrolment(config, state),
-        ),
-    )
-
-
-def open_log(config: CloudConfig) -> EscalationLog:
-    """The escalation log that the configuration names.
-
-    Raises:
-        ConfigError: If a person must edit the configuration.
-    """
-    match config.log.backend:
-        case LogBackend.SQLITE:
-            from understudy.cloud.log.sqlite import SqliteLog
-
-            return SqliteLog(config.path(config.log.path))
-        case LogBackend.REDIS:
-            raise ConfigError("log.backend: 'redis' is not built in yet")
-
-
-def open_enrolment(config: CloudConfig, state: SharedState) -> Enrolment:
-    """The enrolment desk of a cloud, for the gateway and for `understudy node`."""
-    authority = open_authority(
-        config.path(config.tls.directory), trust_domain=config.gateway.trust_domain
-    )
-    return Enrolment(
-        authority,
-        state,
-        trust_domain=config.gateway.trust_domain,
-        node_days=config.tls.node_days,
-        now=time.time,
-    )
-
-
-def _make_teacher(config: CloudConfig) -> TeacherEngine:
-    if config.serve is None:
-        return make_engine(config.teacher)
-    from understudy.cloud.serve_client import ServeTeacher
-
-    return ServeTeacher(config.teacher, config.serve)
-
-
-def _open_releases(config: CloudConfig) -> Releases:
-    folder = config.path(config.releases_dir)
-    if not (folder / "metadata").is_dir():
-        return NoReleases()
-    from understudy.cloud.releases import ReleaseRepository
-
-    return ReleaseRepository.open(folder).store()
+    parts = open_parts(config, teacher=teacher, releases=releases, fleet=fleet, log=log)
+    return Gateway(config, parts)

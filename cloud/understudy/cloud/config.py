@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -83,6 +84,9 @@ class GatewayConfig:
         drain_s: Longest wait for running calls when the gateway stops.
         reflection: True to answer reflection, for debugging.
         check_in_s: Seconds between two check-ins of a node, before jitter.
+        duties_s: Seconds between two turns of what one process does for all: labelling, watching.
+        wait_for_teacher: True to start only with the teacher up; False to serve weights and take
+            feedback at once and go on trying.
     """
 
     address: str = "127.0.0.1:7443"
@@ -98,6 +102,8 @@ class GatewayConfig:
     drain_s: float = 10.0
     reflection: bool = False
     check_in_s: float = 900.0
+    duties_s: float = 2.0
+    wait_for_teacher: bool = True
 
     def __post_init__(self) -> None:
         parse_address(self.address, "gateway.address")
@@ -105,8 +111,10 @@ class GatewayConfig:
         limits = (self.max_message_bytes, self.max_text_bytes, self.max_batch_records)
         if min(*limits, self.max_streams) < 1:
             raise InvalidValueError("the gateway's limits must be at least 1")
-        if self.drain_s < 0.0 or self.clock_skew_s <= 0.0 or self.check_in_s <= 0.0:
-            raise InvalidValueError("drain_s must be at least 0; clock_skew_s, check_in_s above 0")
+        if self.drain_s < 0.0 or min(self.clock_skew_s, self.check_in_s, self.duties_s) <= 0.0:
+            raise InvalidValueError(
+                "drain_s must be at least 0; clock_skew_s, check_in_s and duties_s above 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,9 +216,17 @@ class OperatorConfig:
 
     Attributes:
         address: `host:port`; empty switches it off.
+        token: Bearer token for the console's buttons; empty: no buttons.
+        reports_dir: Folder of the nights' reports, relative to `state_dir`.
+        cost_per_teacher_call: What one teacher call costs, for the console; 0: not shown.
+        currency: Of that cost.
     """
 
     address: str = "127.0.0.1:7480"
+    token: str = ""
+    reports_dir: str = "reports"
+    cost_per_teacher_call: float = 0.0
+    currency: str = "USD"
 
     def __post_init__(self) -> None:
         if self.address:
@@ -276,6 +292,10 @@ class CloudConfig:
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> CloudConfig:
     """Reads `cloud.yaml`; a relative `state_dir` is relative to the file.
 
+    Args:
+        path: The file.
+        environment: Variables for `${NAME}`; the process's when omitted.
+
     Raises:
         ConfigError: If the file cannot be read, or a person must edit it.
     """
@@ -283,7 +303,8 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Clo
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return read_config(text, source=str(path), folder=path.parent, environment=environment)
+    variables = os.environ if environment is None else environment
+    return read_config(text, source=str(path), folder=path.parent, environment=variables)
 
 
 def read_config(

@@ -6,11 +6,13 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from understudy.cloud.cache import AnswerCache, answer_key
 from understudy.cloud.config import TaskConfig
 from understudy.cloud.gateway.gather import Gatherer
+from understudy.cloud.gateway.ports import Observer
 from understudy.cloud.gateway.writer import LogWriter
 from understudy.cloud.log import NewRow
 from understudy.cloud.quotas import Quotas
@@ -52,11 +54,17 @@ class Answering:
         writer: LogWriter,
         quotas: Quotas,
         tasks: Mapping[str, TaskConfig],
+        observer: Observer,
+        cache: AnswerCache | None = None,
+        teacher_id: Callable[[], str] = lambda: "",
     ) -> None:
         self._gatherer = gatherer
         self._writer = writer
         self._quotas = quotas
         self._tasks = tasks
+        self._observer = observer
+        self._cache = cache
+        self._teacher_id = teacher_id
         self._running: dict[tuple[str, str], list[asyncio.Future[Answered]]] = {}
         self._recent: OrderedDict[tuple[str, str], TeacherLabel] = OrderedDict()
 
@@ -84,19 +92,44 @@ class Answering:
         return answered
 
     async def _ask_and_log(self, record: EscalationRecord, asking: Asking) -> Answered:
+        labels = self._tasks[record.task].labels
+        key = self._key(record, labels)
+        label = await self._recall(key)
+        cached = label is not None
+        if label is None:
+            label = await self._ask(record, labels, asking)
+            if self._cache and key:
+                await self._cache.put(key, label)
+        (row,) = await self._writer.append([NewRow(record, label)])
+        if row.teacher is None:
+            raise TeacherError("the log returned the row without the label it was given")
+        self._observer.took((record,), "predict")
+        return Answered(row.teacher, cached)
+
+    def _key(self, record: EscalationRecord, labels: tuple[str, ...]) -> str | None:
+        if self._cache is None:
+            return None
+        return answer_key(self._teacher_id(), record.task, labels, record.text)
+
+    async def _recall(self, key: str | None) -> TeacherLabel | None:
+        if self._cache is None or key is None:
+            return None
+        label = await self._cache.get(key)
+        self._observer.looked_up(found=label is not None)
+        return label
+
+    async def _ask(
+        self, record: EscalationRecord, labels: tuple[str, ...], asking: Asking
+    ) -> TeacherLabel:
         self._quotas.spend_teacher(record.node, 1)
-        label = await self._gatherer.score(
+        return await self._gatherer.score(
             ScoreRequest(
                 text=record.text,
-                labels=self._tasks[record.task].labels,
+                labels=labels,
                 deadline_unix_s=time.time() + asking.left_s,
                 trace=asking.trace,
             )
         )
-        (row,) = await self._writer.append([NewRow(record, label)])
-        if row.teacher is None:
-            raise TeacherError("the log returned the row without the label it was given")
-        return Answered(row.teacher)
 
     def _remember(self, key: tuple[str, str], label: TeacherLabel) -> None:
         self._recent[key] = label

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from understudy.cloud.gateway.ports import Teacher
+from understudy.cloud.gateway.ports import Observer, Teacher
 from understudy.cloud.teacher import ScoreRequest
 from understudy.types.errors import (
     DeadlineError,
@@ -42,6 +42,7 @@ class Gatherer:
     def __init__(
         self,
         teacher: Teacher,
+        observer: Observer,
         *,
         max_batch: int = 64,
         max_wait_s: float = 0.002,
@@ -50,6 +51,7 @@ class Gatherer:
         timeout_s: float = 30.0,
     ) -> None:
         self._teacher = teacher
+        self._observer = observer
         self._max_batch = max_batch
         self._max_wait_s = max_wait_s
         self._max_calls = max_calls
@@ -139,7 +141,10 @@ class Gatherer:
         return batch
 
     async def _call(self, batch: Sequence[_Waiting]) -> None:
+        started_s = time.perf_counter()
         outcomes = await self._ask([waiting.request for waiting in batch])
+        failures = [outcome for outcome in outcomes if isinstance(outcome, UnderstudyError)]
+        self._observer.asked(len(batch), time.perf_counter() - started_s, failures)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             _settle(waiting, outcome)
 

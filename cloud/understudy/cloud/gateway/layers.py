@@ -6,15 +6,17 @@ A layer wraps the handler of a method once; after that a call costs a function c
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import grpc
 
 from understudy.cloud.gateway.caller import Doorkeeper, current_caller
-from understudy.cloud.gateway.faults import refuse
-from understudy.cloud.gateway.ports import Context
+from understudy.cloud.gateway.faults import refuse, status_of
+from understudy.cloud.gateway.ports import Context, Observer
 from understudy.cloud.quotas import Quotas
+from understudy.cloud.tracing import Tracing
 
 Handler = Callable[[Any, Context], Awaitable[Any]]
 """Request (or, for client streams, iterator of requests) and context in, response out."""
@@ -38,18 +40,53 @@ class Layer(Protocol):
 
 
 class Faults:
-    """Turns whatever a handler raises into the right status."""
+    """Turns whatever a handler raises into the right status, and counts how calls end."""
 
-    def wrap(self, method: str, handler: Handler) -> Handler:  # noqa: ARG002 - the port's signature
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        name, observer = method.rpartition("/")[2], self._observer
+
         async def guarded(request: Any, context: Context) -> Any:  # noqa: ANN401
+            started_s, code = time.perf_counter(), "CANCELLED"
             try:
-                return await handler(request, context)
+                response = await handler(request, context)
+                code = "OK"
+                return response  # noqa: TRY300 - only the return belongs to success
             except grpc.aio.AbortError:
+                code = "ABORTED"
                 raise
             except Exception as error:  # noqa: BLE001 - every failure needs a status
+                code = status_of(error).name
+                observer.refused(error)
                 await refuse(context, error)
+            finally:
+                observer.called(name, code, time.perf_counter() - started_s)
 
         return guarded
+
+
+class Traces:
+    """Opens a span around each call, child of the node's."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        async def traced(request: Any, context: Context) -> Any:  # noqa: ANN401
+            pairs = context.invocation_metadata() or ()
+            metadata = {key: value for key, value in pairs if isinstance(value, str)}
+            with self._tracing.call(method, metadata) as ended:
+                try:
+                    response = await handler(request, context)
+                except Exception as error:
+                    ended(status_of(error).name)
+                    raise
+                ended("OK")
+                return response
+
+        return traced
 
 
 class Access:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, Protocol
 
 import grpc
 
 from understudy.cloud.teacher import ScoreRequest
 from understudy.types.errors import UnderstudyError
-from understudy.types.records import TeacherLabel
+from understudy.types.records import EscalationRecord, TeacherLabel
 from understudy.types.release import Directive, NodeStatus
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -66,9 +66,37 @@ class Fleet(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Who counts what happens; every method returns at once and never raises."""
+
+    def called(self, method: str, code: str, seconds: float) -> None:
+        """One gRPC call has ended."""
+        ...
+
+    def refused(self, error: BaseException) -> None:
+        """A call or a record was refused."""
+        ...
+
+    def took(self, records: Iterable[EscalationRecord], way: str) -> None:
+        """Records are durable; `way` is `predict` or `feedback`."""
+        ...
+
+    def looked_up(self, *, found: bool) -> None:
+        """The exact cache was asked."""
+        ...
+
+    def asked(self, inputs: int, seconds: float, failures: Sequence[BaseException]) -> None:
+        """One call to the teacher has come back."""
+        ...
+
+    def checked_in(self, task: str, status: NodeStatus) -> None:
+        """A node told how its requests went; `task` is one of ours."""
+        ...
+
+
 class Adviser(Protocol):
     """What the live watch over the contract advises; answers at once, from memory."""
 
-    def advise(self, directive: Directive, task: str) -> Directive:
-        """The directive, tightened where the watch has seen trouble with the task."""
+    def advise(self, directive: Directive, status: NodeStatus) -> Directive:
+        """The directive, tightened where the watch has seen trouble with the bundle."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import cast
@@ -16,7 +16,7 @@ from understudy.cloud.enrolment import Enrolment
 from understudy.cloud.gateway.answering import Answering, Asking
 from understudy.cloud.gateway.caller import current_caller
 from understudy.cloud.gateway.checks import RecordRules
-from understudy.cloud.gateway.ports import Adviser, Context, Fleet, Releases
+from understudy.cloud.gateway.ports import Adviser, Context, Fleet, Observer, Releases
 from understudy.cloud.gateway.writer import LogWriter
 from understudy.cloud.log import NewRow
 from understudy.types.convert import (
@@ -53,6 +53,7 @@ class Intake:
 
     rules: RecordRules
     max_records: int
+    observer: Observer
     now: Clock = time.time
 
     def take(self, message: records_pb2.EscalationRecord) -> EscalationRecord:
@@ -78,15 +79,19 @@ class Intake:
 class InferenceFace(inference_pb2_grpc.InferenceServiceServicer):
     """Asks the teacher."""
 
-    def __init__(self, intake: Intake, answering: Answering) -> None:
+    def __init__(
+        self, intake: Intake, answering: Answering, trace: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Takes `trace` to name the span in progress, where there are spans."""
         self._intake = intake
         self._answering = answering
+        self._trace = trace
 
     async def Predict(  # noqa: N802 - the wire's name
         self, request: inference_pb2.PredictRequest, context: Context
     ) -> inference_pb2.PredictResponse:
         record = self._intake.take(request.record)
-        answered = await self._answering.answer(record, _asking(context))
+        answered = await self._answering.answer(record, self._asking(context))
         return inference_pb2.PredictResponse(
             label=label_to_wire(answered.label), cached=answered.cached
         )
@@ -95,7 +100,7 @@ class InferenceFace(inference_pb2_grpc.InferenceServiceServicer):
         self, request: inference_pb2.PredictBatchRequest, context: Context
     ) -> inference_pb2.PredictBatchResponse:
         self._intake.check_count(request.records)
-        asking = _asking(context)
+        asking = self._asking(context)
         outcomes = await asyncio.gather(*(self._outcome(m, asking) for m in request.records))
         return inference_pb2.PredictBatchResponse(outcomes=outcomes)
 
@@ -105,8 +110,14 @@ class InferenceFace(inference_pb2_grpc.InferenceServiceServicer):
         try:
             answered = await self._answering.answer(self._intake.take(message), asking)
         except UnderstudyError as error:
+            self._intake.observer.refused(error)
             return inference_pb2.PredictOutcome(error=str(error))
         return inference_pb2.PredictOutcome(label=label_to_wire(answered.label))
+
+    def _asking(self, context: Context) -> Asking:
+        # Without a deadline it is None, whatever grpc's types say.
+        left_s = cast("float | None", context.time_remaining())
+        return Asking(math.inf if left_s is None else left_s, self._trace())
 
 
 class FeedbackFace(feedback_pb2_grpc.FeedbackServiceServicer):
@@ -129,6 +140,7 @@ class FeedbackFace(feedback_pb2_grpc.FeedbackServiceServicer):
             try:
                 taken.append(NewRow(self._intake.take(message)))
             except InvalidValueError as error:
+                self._intake.observer.refused(error)
                 receipt.outcome = feedback_pb2.RECORD_OUTCOME_REFUSED
                 receipt.message = str(error)
             receipts.append(receipt)
@@ -140,7 +152,9 @@ class FeedbackFace(feedback_pb2_grpc.FeedbackServiceServicer):
     ) -> None:
         try:
             await self._writer.append(taken)
+            self._intake.observer.took([row.record for row in taken], "feedback")
         except LinkError as error:
+            self._intake.observer.refused(error)
             for receipt in receipts:
                 if receipt.outcome == feedback_pb2.RECORD_OUTCOME_STORED:
                     receipt.outcome = feedback_pb2.RECORD_OUTCOME_RETRY
@@ -185,10 +199,19 @@ class FleetFace(fleet_pb2_grpc.FleetServiceServicer):
     """Hears how nodes are and says what to do."""
 
     def __init__(
-        self, fleet: Fleet, adviser: Adviser, *, check_in_s: float, now: Clock = time.time
+        self,
+        fleet: Fleet,
+        adviser: Adviser,
+        observer: Observer,
+        *,
+        tasks: Container[str],
+        check_in_s: float,
+        now: Clock = time.time,
     ) -> None:
         self._fleet = fleet
         self._adviser = adviser
+        self._observer = observer
+        self._tasks = tasks
         self._check_in_s = check_in_s
         self._now = now
 
@@ -198,8 +221,11 @@ class FleetFace(fleet_pb2_grpc.FleetServiceServicer):
         context: Context,  # noqa: ARG002 - the generated signature
     ) -> fleet_pb2.CheckInResponse:
         node, status = current_caller().node, status_from_wire(request.status)
+        if status.task not in self._tasks:
+            raise InvalidValueError(f"task '{status.task[:64]}' is unknown to this cloud")
+        self._observer.checked_in(status.task, status)
         directive = await asyncio.to_thread(self._fleet.check_in, node, status, self._now())
-        advised = self._adviser.advise(directive, status.task)
+        advised = self._adviser.advise(directive, status)
         soon = min(advised.next_check_in_s, self._check_in_s)
         return fleet_pb2.CheckInResponse(
             directive=directive_to_wire(replace(advised, next_check_in_s=soon))
@@ -241,12 +267,6 @@ class EnrollmentFace(enrollment_pb2_grpc.EnrollmentServiceServicer):
         return enrollment_pb2.RenewCertificateResponse(
             certificate=certificate, ca_certificate=self._enrolment.ca_certificate
         )
-
-
-def _asking(context: Context) -> Asking:
-    # Without a deadline it is None, whatever grpc's types say.
-    left_s = cast("float | None", context.time_remaining())
-    return Asking(left_s=math.inf if left_s is None else left_s)
 
 
 def _receipt(

@@ -95,8 +95,9 @@ class EscalationLog(Protocol):
         ...
 
     def trim(self, before_unix_s: float) -> int:
-        """Deletes rows logged earlier that every consumer is done with; returns how many.
+        """Deletes rows logged earlier and below the first that any consumer is not done with.
 
+        Returns how many.
         While nobody has ever read, nothing is deleted: no reader is not the same as all readers.
         """
         ...

@@ -48,6 +48,7 @@ CREATE TABLE IF NOT EXISTS pending (             -- read, not yet acknowledged
 _COLUMNS = "sequence, record, teacher, logged_unix_s"
 _SCAN_PAGE = 512
 _BUSY_TIMEOUT_S = 10.0
+_NO_SEQUENCE = (1 << 63) - 1
 
 
 class SqliteLog:
@@ -142,13 +143,13 @@ class SqliteLog:
             return int(deleted)
 
     def trim(self, before_unix_s: float) -> int:
-        """Deletes rows logged earlier that every consumer is done with."""
+        """Deletes rows logged earlier and below every consumer's watermark."""
         with self._transaction() as connection:
             deleted = connection.execute(
                 "DELETE FROM rows WHERE logged_unix_s < ? "
                 "AND sequence <= COALESCE((SELECT MIN(handed_out) FROM consumers), 0) "
-                "AND sequence NOT IN (SELECT sequence FROM pending WHERE dead = 0)",
-                (before_unix_s,),
+                "AND sequence < COALESCE((SELECT MIN(sequence) FROM pending WHERE dead = 0), ?)",
+                (before_unix_s, _NO_SEQUENCE),
             ).rowcount
             _drop_orphans(connection)
             return int(deleted)

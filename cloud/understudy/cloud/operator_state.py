@@ -1,0 +1,154 @@
+"""The object behind `/api/state`: what the console shows; its README describes each key."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections import deque
+from dataclasses import asdict
+from typing import Any
+
+from understudy.cloud.absent import LateReleases
+from understudy.cloud.config import CloudConfig
+from understudy.cloud.metrics import Metrics
+from understudy.cloud.parts import Parts
+from understudy.cloud.releases import Release, ReleaseStore
+from understudy.cloud.watch import BundleStanding, SharedAdvice
+from understudy.types.errors import UnderstudyError
+
+_HISTORY = 500
+_HISTORY_EVERY_S = 30.0
+
+
+class OperatorState:
+    """Reads the parts when asked; keeps a short history of its own."""
+
+    def __init__(
+        self, config: CloudConfig, parts: Parts, metrics: Metrics, advice: SharedAdvice
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._metrics = metrics
+        self._advice = advice
+        self._history: deque[dict[str, float]] = deque(maxlen=_HISTORY)
+
+    def read(self) -> dict[str, Any]:
+        """The state as plain JSON data; blocks."""
+        now, totals = time.time(), self._metrics.totals()
+        task, contract = next((n, t.contract) for n, t in self._config.tasks.items())
+        releases = self._releases(task)
+        standing = self._standing(releases)
+        self._remember(now, totals, standing)
+        shown: dict[str, Any] = {
+            "version": importlib.metadata.version("understudy"),
+            "task": task,
+            "now_unix_s": now,
+            "contract": asdict(contract),
+            "traffic": _traffic(totals) | {"refused": self._metrics.refusals()},
+            "history": list(self._history),
+            "nodes": self._nodes(),
+            "releases": releases,
+            "log": self._log(),
+        }
+        if standing:
+            shown |= _contract_sections(standing)
+        if self._config.operator.cost_per_teacher_call > 0.0:
+            shown["cost"] = {
+                "per_teacher_call": self._config.operator.cost_per_teacher_call,
+                "currency": self._config.operator.currency,
+            }
+        return shown
+
+    def _standing(self, releases: list[dict[str, Any]]) -> BundleStanding | None:
+        """Of the newest release that the watch has seen rows of."""
+        seen = self._advice.standings
+        return next((seen[r["bundle"]] for r in releases if r["bundle"] in seen), None)
+
+    def _releases(self, task: str) -> list[dict[str, Any]]:
+        """Newest first; empty while nothing was published."""
+        source = self._parts.releases
+        store = source.store() if isinstance(source, LateReleases) else source
+        if not isinstance(store, ReleaseStore):
+            return []
+        try:
+            mine = [release for release in store.releases() if release.task == task]
+        except UnderstudyError:
+            return []
+        newest = {release.channel: release.sequence for release in mine}
+        return [_release(r, current=newest[r.channel] == r.sequence) for r in reversed(mine)]
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        try:
+            known = self._parts.enrolment.nodes()
+        except UnderstudyError:
+            return []
+        return [
+            {
+                "node": record.node,
+                "revoked": record.revoked_unix_s > 0.0,
+                "last_seen_unix_s": None,
+                "enrolled_unix_s": record.enrolled_unix_s,
+            }
+            for record in known
+        ]
+
+    def _log(self) -> dict[str, Any]:
+        try:
+            return asdict(self._parts.log.stats())
+        except UnderstudyError as error:
+            return {"trouble": str(error)}
+
+    def _remember(
+        self, now: float, totals: dict[str, float], standing: BundleStanding | None
+    ) -> None:
+        if self._history and now - self._history[-1]["unix_s"] < _HISTORY_EVERY_S:
+            return
+        requests = totals.get("all", 0.0)
+        self._history.append(
+            {
+                "unix_s": now,
+                "requests": requests,
+                "teacher_call_rate": totals["teacher_calls"] / requests if requests else 0.0,
+                "risk_upper_bound": standing.risk_upper_bound if standing else 0.0,
+                "drift": standing.drift if standing else 0.0,
+            }
+        )
+
+
+def _traffic(totals: dict[str, float]) -> dict[str, Any]:
+    return {
+        "requests": totals.get("all", 0.0),
+        "kept": totals.get("kept", 0.0),
+        "escalated": totals.get("escalated", 0.0),
+        "degraded": totals.get("degraded", 0.0),
+        "audits": totals.get("audited", 0.0),
+        "teacher_calls": totals["teacher_calls"],
+    }
+
+
+def _contract_sections(standing: BundleStanding) -> dict[str, Any]:
+    return {
+        "certificate": {
+            "certified": standing.threshold is not None,
+            "revoked": standing.certificate_revoked,
+            "threshold": standing.threshold,
+            "risk_upper_bound": standing.risk_upper_bound,
+            "rows": standing.rows,
+        },
+        "drift": {
+            "alarm": standing.certificate_revoked,
+            "value": standing.drift,
+            "limit": 1.0,
+            "since_unix_s": None,
+        },
+    }
+
+
+def _release(release: Release, *, current: bool) -> dict[str, Any]:
+    return {
+        "bundle": release.bundle,
+        "channel": release.channel,
+        "version": release.sequence,
+        "published_unix_s": release.offer.published_unix_s,
+        "current": current,
+    }
