@@ -11,14 +11,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, TargetFile
+from tuf.api.metadata import Metadata, Root, TargetFile
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
@@ -96,10 +96,13 @@ class Floor:
 
     Attributes:
         versions: Version by name of role.
+        keys: Ids of the keys that guard a role's version, joined; with other keys its count may
+            start again, which is how a publisher recovers after a thief has driven it far ahead.
         clock_unix_s: Latest time at which metadata was seen to be fresh.
     """
 
     versions: Mapping[str, int]
+    keys: Mapping[str, str] = field(default_factory=dict)
     clock_unix_s: float = 0.0
 
 
@@ -200,12 +203,18 @@ class Trust:
         floor = self._floor()
         now = max(self._clock(), floor.clock_unix_s)
         versions = {role: self._check_role(role, now) for role in _ROLES}
+        keys = self._guards()
         for role, version in versions.items():
-            if version < floor.versions.get(role, 0):
-                raise RollbackError(
-                    f"{role} version {version} is older than the trusted {floor.versions[role]}"
-                )
-        self._write_floor(replace(floor, versions=versions, clock_unix_s=now))
+            least = floor.versions.get(role, 0) if keys[role] == floor.keys.get(role) else 0
+            if version < least:
+                raise RollbackError(f"{role} version {version} is older than the trusted {least}")
+        self._write_floor(Floor(versions=versions, keys=keys, clock_unix_s=now))
+
+    def _guards(self) -> dict[str, str]:
+        """Which keys say what a role's version is; those of the snapshot count the targets."""
+        root = Metadata[Root].from_file(str(self._directory / "root.json")).signed
+        by_role = {role: ",".join(sorted(root.roles[role].keyids)) for role in _ROLES}
+        return {**by_role, "root": "", "targets": f"{by_role['targets']};{by_role['snapshot']}"}
 
     def _check_role(self, role: str, now: float) -> int:
         """The version of a role on disk, which the updater has just verified."""
