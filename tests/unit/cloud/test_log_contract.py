@@ -1,10 +1,11 @@
-"""What every backend of the escalation log promises: one suite, a real SQLite file, a real Redis."""
+"""What every backend of the escalation log promises, on a real SQLite file and a real Redis."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from understudy.cloud.log import MAX_DELIVERIES, EscalationLog, NewRow
 from understudy.cloud.log.redis_streams import RedisLog
 from understudy.cloud.log.sqlite import SqliteLog
 from understudy.cloud.redis_server import RedisServer
-from understudy.types.records import EscalationRecord
 
 Open = Callable[[], EscalationLog]
 _tenants = itertools.count()
@@ -121,7 +121,7 @@ def test_the_same_event_id_of_two_nodes_is_two_rows(log: EscalationLog) -> None:
     """A hostile node that guesses ids must not swallow the rows of others."""
     made = record()
 
-    log.append([NewRow(EscalationRecord(**{**_plain(made), "node": n})) for n in ("n1", "n2")])
+    log.append([NewRow(replace(made, node=node)) for node in ("n1", "n2")])
 
     assert ["n1", "n2"] == [row.record.node for row in log.scan()]
 
@@ -240,7 +240,7 @@ def test_rows_appended_while_scanning_are_seen(log: EscalationLog) -> None:
     """A scan takes pages; it must neither end early nor repeat."""
     log.append([of() for _ in range(600)])
 
-    scanned = []
+    scanned: list[int] = []
     for row in log.scan():
         if len(scanned) == 10:
             log.append([of()])
@@ -361,7 +361,3 @@ def test_closing_twice_is_fine(log: EscalationLog) -> None:
     """Whoever cleans up need not know who did before."""
     log.close()
     log.close()
-
-
-def _plain(made: EscalationRecord) -> dict[str, object]:
-    return {name: getattr(made, name) for name in EscalationRecord.__slots__}
