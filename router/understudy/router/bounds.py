@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from scipy import special
 
@@ -62,20 +63,32 @@ def rows_needed(rate: float, delta: float, observed: float) -> int | None:
     """The fewest rows that prove `rate` when errors come at the rate `observed`.
 
     Returns:
-        The number, or None when no number does: the observed rate is not below `rate`.
+        The number, or None when no number does (or more than `MOST_ROWS`): the observed rate is
+        not below `rate`.
     """
+
+    # k errors among the fewest rows that bear them are a rate that rises with k towards `rate`.
+    def bears(errors: int) -> bool:
+        return observed * _rows_for(errors, rate, delta) <= errors
+
     if observed >= rate:
         return None
-    low, high = 0, clean_rows(rate, delta)
-    while not _proves(high, rate, delta, observed):
+    errors = _least(bears, math.ceil(MOST_ROWS * rate))
+    rows = _rows_for(errors, rate, delta)
+    return rows if rows <= MOST_ROWS and bears(errors) else None
+
+
+def _rows_for(errors: int, rate: float, delta: float) -> int:
+    """The fewest rows among which so many errors still prove `rate`."""
+    return _least(lambda rows: tail(errors, rows, rate) <= delta, 4 * MOST_ROWS)
+
+
+def _least(holds: Callable[[int], bool], most: int) -> int:
+    """The least number from which on it holds, at most `most`."""
+    low, high = -1, 1
+    while high < most and not holds(high):
         low, high = high, 2 * high
-        if high > MOST_ROWS:
-            return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _proves(middle, rate, delta, observed) else (middle, high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
     return high
-
-
-def _proves(rows: int, rate: float, delta: float, observed: float) -> bool:
-    return tail(round(observed * rows), rows, rate) <= delta

@@ -252,9 +252,9 @@ def rows_missing(steps: Steps, contract: Contract, delta: float, found: Found) -
     fewest = clean_rows(rate, delta)
     if contract.kind is RiskKind.AVERAGE:
         fewest = math.ceil(1.0 / rate) - 1
-    if not len(steps.kept):
-        return max(0, fewest - steps.rows)
     first = SAFE_START * fewest if selective else 1
+    if not len(steps.kept):
+        return max(0, max(first, fewest) - steps.rows)
     start = min(int(np.searchsorted(steps.kept, first)), len(steps.kept) - 1)
     kept, errors = int(steps.kept[start]), int(steps.errors[start])
     base = kept if selective else steps.rows

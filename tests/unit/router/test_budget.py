@@ -1,0 +1,77 @@
+"""The budget governor and the audit rate it leaves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from understudy.router.budget import AuditRates, Governor, affordable_audit_rate
+from understudy.types.errors import InvalidValueError
+
+
+def test_spending_lowers_the_threshold_and_patience_raises_it() -> None:
+    start = Governor(0.2, 0.5, gain=0.1)
+
+    assert start.step(spent=True).threshold == pytest.approx(0.42)
+    assert start.step(spent=False).threshold == pytest.approx(0.52)
+
+
+def test_a_quiet_day_does_not_save_up_for_a_burst() -> None:
+    governor = Governor(0.5)
+    for _ in range(10_000):
+        governor = governor.step(spent=False)
+
+    assert governor.threshold == pytest.approx(1.02)
+    assert governor.most_escalations(0) <= 52.1
+
+
+def test_nothing_escalates_while_the_budget_is_overdrawn() -> None:
+    governor = Governor(0.1, 0.05)
+    for _ in range(5):
+        governor = governor.step(spent=True)
+
+    assert governor.threshold < 0.0
+    assert 0.1 * 100 == governor.most_escalations(100)
+
+
+@pytest.mark.parametrize(
+    ("budget", "threshold", "gain"),
+    [
+        (0.0, 0.5, 0.02),
+        (1.1, 0.5, 0.02),
+        (math.nan, 0.5, 0.02),
+        (0.1, 2.0, 0.02),
+        (0.1, math.nan, 0.02),
+        (0.1, 0.5, 0.0),
+        (0.1, 0.5, 1.0),
+    ],
+)
+def test_a_governor_that_cannot_hold_is_refused(
+    budget: float, threshold: float, gain: float
+) -> None:
+    with pytest.raises(InvalidValueError):
+        Governor(budget, threshold, gain)
+
+
+@pytest.mark.parametrize(
+    ("escalated", "wanted"),
+    [
+        pytest.param(0.1, 0.1 / 0.9, id="spends-what-is-left"),
+        pytest.param(0.25, 0.01, id="floor-when-overspent"),
+        pytest.param(0.0, 0.15, id="ceiling"),
+        pytest.param(1.0, 0.01, id="nothing-kept"),
+    ],
+)
+def test_audits_spend_what_escalations_leave(escalated: float, wanted: float) -> None:
+    rates = AuditRates(0.01, 0.15)
+
+    assert wanted == pytest.approx(affordable_audit_rate(0.2, escalated, rates))
+
+
+def test_audits_never_stop() -> None:
+    assert 0.01 == AuditRates(0.01, 0.15).within(math.nan)
+    with pytest.raises(InvalidValueError):
+        AuditRates(0.0, 0.1)
+    with pytest.raises(InvalidValueError):
+        affordable_audit_rate(0.2, math.nan, AuditRates())
