@@ -47,6 +47,8 @@ from understudy.cloud.operator_state import OperatorState
 from understudy.cloud.parts import Parts, open_certificate, open_enrolment, open_log, open_parts
 from understudy.cloud.quotas import Quotas
 from understudy.cloud.releases.disk import write_atomic
+from understudy.cloud.rollout import Rollout
+from understudy.cloud.rollout_control import RolloutButtons
 from understudy.cloud.running import STATE_FILE, RunningCloud, repeating
 from understudy.cloud.supervision import TeacherSupervisor
 from understudy.cloud.teacher import TeacherEngine
@@ -99,6 +101,7 @@ class Gateway:
         """Each step registers how it is undone; stopping goes the same way back."""
         stack.callback(self.parts.state.close)
         stack.callback(self.parts.log.close)
+        stack.callback(self.parts.fleet.close)
         stack.push_async_callback(self._writer.close)
         stack.push_async_callback(self._gatherer.close)
         if self.parts.cache:
@@ -208,12 +211,17 @@ class Gateway:
             *operator_routes(metrics=self._render_metrics, ready=self._trouble),
             *console_routes(
                 state=shown.read,
+                control=self._buttons(),
                 token=operator.token,
                 reports=self.config.path(operator.reports_dir),
             ),
         ]
         address = await stack.enter_async_context(serve_operator(operator.address, routes))
         self.running = replace(self.running, operator_address=address)
+
+    def _buttons(self) -> RolloutButtons | None:
+        fleet, task = self.parts.fleet, next(iter(self.config.tasks))
+        return RolloutButtons(fleet, task) if isinstance(fleet, Rollout) else None
 
     async def _render_metrics(self) -> bytes:
         try:
@@ -225,8 +233,16 @@ class Gateway:
             teacher_up=self._supervisor.up,
             log=log,
             standings=self._advice.standings,
-            rollouts={},
+            rollouts=await asyncio.to_thread(self._shares),
         )
+
+    def _shares(self) -> dict[str, float]:
+        """Share of its channel's nodes that each bundle on its way is offered to."""
+        fleet, stages = self.parts.fleet, self.config.rollout.stages
+        if not isinstance(fleet, Rollout):
+            return {}
+        found = [rollout for rollout, _ in fleet.rollouts(time.time())]
+        return {r.bundle: stages[min(r.stage, len(stages) - 1)] for r in reversed(found)}
 
     async def _trouble(self) -> str:
         """Why no calls can be taken; a teacher that is away is no reason, weights still flow."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from understudy.cloud.rollout import RolloutPlan
 from understudy.cloud.serve_options import ServeOptions
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.types.config import parse_config
@@ -266,6 +267,7 @@ class CloudConfig:
         log: The escalation log.
         cache: Exact answers.
         operator: The operator's HTTP port.
+        rollout: How fast a release spreads.
         releases_dir: Folder of the release repository, relative to `state_dir`.
         tracing: OTLP/HTTP endpoint for spans, such as `http://127.0.0.1:4318`; empty for none.
     """
@@ -281,6 +283,7 @@ class CloudConfig:
     log: LogConfig = field(default_factory=LogConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     operator: OperatorConfig = field(default_factory=OperatorConfig)
+    rollout: RolloutPlan = field(default_factory=RolloutPlan)
     releases_dir: str = "releases"
     tracing: str = ""
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from understudy.cloud.absent import LateReleases
 from understudy.cloud.config import CloudConfig
+from understudy.cloud.late_releases import LateReleases
 from understudy.cloud.metrics import Metrics
 from understudy.cloud.parts import Parts
 from understudy.cloud.releases import Release, ReleaseStore
+from understudy.cloud.rollout import Rollout
+from understudy.cloud.rollout_book import Counts, RolloutState
 from understudy.cloud.watch import BundleStanding, SharedAdvice
 from understudy.types.errors import UnderstudyError
 
@@ -50,6 +53,7 @@ class OperatorState:
             "releases": releases,
             "log": self._log(),
         }
+        shown |= self._rollout(task, now)
         if standing:
             shown |= _contract_sections(standing)
         if self._config.operator.cost_per_teacher_call > 0.0:
@@ -82,15 +86,25 @@ class OperatorState:
             known = self._parts.enrolment.nodes()
         except UnderstudyError:
             return []
+        seen = {str(entry["node"]): entry for entry in self._fleet_nodes()}
         return [
-            {
-                "node": record.node,
-                "revoked": record.revoked_unix_s > 0.0,
-                "last_seen_unix_s": None,
-                "enrolled_unix_s": record.enrolled_unix_s,
-            }
+            {**_seen(seen.get(record.node, {})), "node": record.node}
+            | {"revoked": record.revoked_unix_s > 0.0}
             for record in known
         ]
+
+    def _fleet_nodes(self) -> list[dict[str, str | float]]:
+        fleet = self._parts.fleet
+        return fleet.nodes() if isinstance(fleet, Rollout) else []
+
+    def _rollout(self, task: str, now: float) -> dict[str, Any]:
+        """The newest rollout of the task; empty when there is none."""
+        fleet = self._parts.fleet
+        if not isinstance(fleet, Rollout):
+            return {}
+        mine = [found for found in fleet.rollouts(now) if found[0].task == task]
+        stages = self._config.rollout.stages
+        return {"rollout": _rollout(*mine[0], stages)} if mine else {}
 
     def _log(self) -> dict[str, Any]:
         try:
@@ -141,6 +155,27 @@ def _contract_sections(standing: BundleStanding) -> dict[str, Any]:
             "limit": 1.0,
             "since_unix_s": None,
         },
+    }
+
+
+def _seen(entry: Mapping[str, str | float]) -> dict[str, Any]:
+    """A node's last word; nothing of it while the node has never checked in."""
+    names = ("bundle", "channel", "state", "failure")
+    return {name: entry.get(name, "") for name in names} | {
+        "last_seen_unix_s": entry.get("seen_unix_s")
+    }
+
+
+def _rollout(state: RolloutState, counts: Counts, stages: Sequence[float]) -> dict[str, Any]:
+    return {
+        "bundle": state.bundle,
+        "channel": state.channel,
+        "share": stages[min(state.stage, len(stages) - 1)],
+        "state": {"halted": "stopped"}.get(state.phase.value, state.phase.value),
+        "committed": counts.committed,
+        "failed": counts.failed,
+        "silent": counts.silent,
+        "reason": state.reason,
     }
 
 

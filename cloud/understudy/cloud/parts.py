@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from understudy.cloud.absent import LateReleases, StillFleet
 from understudy.cloud.authority import Credential, open_authority
 from understudy.cloud.cache import AnswerCache, MemoryCache, RedisCache
 from understudy.cloud.config import CacheBackend, CloudConfig, LogBackend
 from understudy.cloud.enrolment import Enrolment
 from understudy.cloud.gateway.ports import Fleet, Releases
+from understudy.cloud.late_releases import LateReleases
 from understudy.cloud.log import EscalationLog
+from understudy.cloud.rollout import Catalogue, Rollout
 from understudy.cloud.server_certificate import FileCertificate, IssuedCertificate
 from understudy.cloud.state import SharedState, SqliteState
 from understudy.cloud.teacher import TeacherEngine
@@ -48,15 +49,21 @@ def open_parts(
     """
     Path(config.state_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
     state = open_state(config)
+    late = LateReleases(config.path(config.releases_dir))
     return Parts(
         teacher=teacher or open_teacher(config),
         log=log or open_log(config),
         state=state,
-        releases=releases or LateReleases(config.path(config.releases_dir)),
-        fleet=fleet or StillFleet(),
+        releases=releases or late,
+        fleet=fleet or open_rollout(config, late),
         enrolment=open_enrolment(config, state),
         cache=open_cache(config),
     )
+
+
+def open_rollout(config: CloudConfig, catalogue: Catalogue) -> Rollout:
+    """Who may have which release yet."""
+    return Rollout(config.path("rollout.db"), catalogue, config.rollout)
 
 
 def open_teacher(config: CloudConfig) -> TeacherEngine:

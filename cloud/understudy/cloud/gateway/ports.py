@@ -65,6 +65,10 @@ class Fleet(Protocol):
         """Takes a node's status and says what it should do."""
         ...
 
+    def close(self) -> None:
+        """Frees what it keeps; safe to repeat."""
+        ...
+
 
 class Observer(Protocol):
     """Who counts what happens; every method returns at once and never raises."""

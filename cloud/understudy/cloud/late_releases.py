@@ -1,27 +1,12 @@
-"""Parts of a cloud that are not there, as honest stand-ins."""
+"""Releases that may come later: the first night ends hours after the gateway started."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import BinaryIO
 
-from understudy.cloud.releases import ReleaseRepository, ReleaseStore
+from understudy.cloud.releases import Release, ReleaseRepository, ReleaseStore
 from understudy.types.errors import BundleError
-from understudy.types.release import Directive, NodeStatus
-
-
-class StillFleet:
-    """The fleet of a cloud without rollouts: every node stays as it is."""
-
-    def check_in(self, node: str, status: NodeStatus, now: float) -> Directive:  # noqa: ARG002
-        return Directive()
-
-
-class NoAdvice:
-    """The adviser of a cloud that does not watch its contract."""
-
-    def advise(self, directive: Directive, status: NodeStatus) -> Directive:  # noqa: ARG002
-        return directive
 
 
 class LateReleases:
@@ -43,6 +28,11 @@ class LateReleases:
             return self._opened().trusted_root()
         except BundleError:
             return b""
+
+    def releases(self) -> list[Release]:
+        """Every release that may be installed, oldest first; none while nothing was published."""
+        store = self.store()
+        return [] if store is None else store.releases()
 
     def store(self) -> ReleaseStore | None:
         """The repository's server side; None while there is none."""
