@@ -77,7 +77,7 @@ def tiny_encoder(folder: Path, *, seed: int = 0, vector_size: int = 32) -> Path:
         max_position_embeddings=64,
         initializer_range=0.3,
     )
-    BertModel(config, add_pooling_layer=False).float().eval().save_pretrained(folder)
+    BertModel(config).float().eval().save_pretrained(folder)
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
     return folder
 

@@ -7,7 +7,7 @@ call carries a whole batch as plain dictionaries; each input keeps its deadline 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from understudy.cloud.serve_options import ServeOptions
@@ -40,7 +40,6 @@ class TeacherDeployment:
         self._spec = build_config(spec, TeacherSpec, source="the teacher's spec")
         self._drain_s = drain_s
         self._engine: TeacherEngine | None = None
-        self._score_one: Callable[[ScoreRequest], Awaitable[Scored]] | None = None
 
     async def start(self) -> None:
         """Loads the model.
@@ -51,7 +50,6 @@ class TeacherDeployment:
         engine = self.make_engine(self._spec)
         await asyncio.wait_for(engine.start(), self._spec.start_timeout_s)
         self._engine = engine
-        self._score_one = _gathered(engine, self._spec)
 
     def make_engine(self, spec: TeacherSpec) -> TeacherEngine:
         """The engine of this replica."""
@@ -60,11 +58,11 @@ class TeacherDeployment:
     async def score_labels(self, payload: list[Plain]) -> list[Plain]:
         """Requests and results as `payload` writes them, same order."""
         requests = [score_request_from_plain(plain) for plain in payload]
-        if self._score_one is None:
-            results: list[Scored] = await self._ready().score_labels(requests)
-        else:
-            results = await asyncio.gather(*map(self._score_one, requests))
-        return [result_to_plain(result) for result in results]
+        return [result_to_plain(result) for result in await self.score(requests)]
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """The engine's answers."""
+        return await self._ready().score_labels(requests)
 
     async def generate(self, payload: list[Plain]) -> list[Plain]:
         """As `score_labels`, for continuations."""
@@ -107,6 +105,13 @@ class Replica(TeacherDeployment):
     async def __init__(self, spec: Plain, drain_s: float = 30.0) -> None:  # type: ignore[misc]  # awaited by Serve
         super().__init__(spec, drain_s)
         await self.start()
+        self._score_one = _gathered(self._ready(), self._spec)
+
+    async def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
+        """Calls of several gateways share a forward pass."""
+        if self._score_one is None:
+            return await super().score(requests)
+        return await asyncio.gather(*map(self._score_one, requests))
 
     async def __del__(self) -> None:
         # Also called for a replica whose constructor failed half-way.
@@ -139,10 +144,7 @@ def application(spec: TeacherSpec, options: ServeOptions, deployment: type[Any] 
 def _gathered(
     engine: TeacherEngine, spec: TeacherSpec
 ) -> Callable[[ScoreRequest], Awaitable[Scored]] | None:
-    """Serve's batching, so that calls of several gateways share a forward pass.
-
-    None for engines that batch by themselves, or have nothing to gain.
-    """
+    """Serve's batching; None for engines that batch by themselves, or have nothing to gain."""
     if spec.engine is not Engine.TRANSFORMERS:
         return None
     from ray import serve

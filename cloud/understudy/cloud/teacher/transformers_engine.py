@@ -48,14 +48,11 @@ class TransformersEngine:
         self._spec = spec
         self._scorer: Scorer | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._info = _info(spec, spec.labels, "")
 
     def info(self) -> TeacherInfo:
         """Labels are known once started."""
-        name = self._spec.model.removeprefix("package:").rsplit("/", 1)[-1]
-        scorer = self._scorer
-        suffix = f"+{scorer.digest}" if scorer else ""
-        labels = scorer.labels if scorer else self._spec.labels
-        return TeacherInfo(id=f"transformers:{name}{suffix}", engine="transformers", labels=labels)
+        return self._info
 
     async def start(self) -> None:
         """Loads the model.
@@ -65,7 +62,9 @@ class TransformersEngine:
         """
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="teacher")
         loop = asyncio.get_running_loop()
-        self._scorer = await loop.run_in_executor(self._thread, load_scorer, self._spec)
+        scorer = await loop.run_in_executor(self._thread, load_scorer, self._spec)
+        self._info = _info(self._spec, scorer.labels, f"+{scorer.digest}")
+        self._scorer = scorer
 
     async def score_labels(
         self, requests: Sequence[ScoreRequest]
@@ -119,7 +118,7 @@ class TransformersEngine:
     def _label(
         self, request: ScoreRequest, logits: NDArray[np.float32]
     ) -> TeacherLabel | UnderstudyError:
-        info = self.info()
+        info = self._info
         try:
             return restricted_label(
                 info.labels,
@@ -184,6 +183,11 @@ class ModelScorer:
         with torch.inference_mode():
             result: NDArray[np.float32] = self._model(**inputs).logits.float().numpy()
         return result
+
+
+def _info(spec: TeacherSpec, labels: tuple[str, ...], suffix: str) -> TeacherInfo:
+    name = spec.model.removeprefix("package:").rstrip("/").rsplit("/", 1)[-1]
+    return TeacherInfo(id=f"transformers:{name}{suffix}", engine="transformers", labels=labels)
 
 
 def load_scorer(spec: TeacherSpec) -> Scorer:
