@@ -1,0 +1,116 @@
+"""What a student does on the rows that judge, through the edge's own runner."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.distill_loop.candidate import Answers, Candidate, answer, scores_of
+from understudy.distill_loop.gate import Sheet
+from understudy.distill_loop.rows import Example
+from understudy.distill_loop.statistics import area_under_curve
+from understudy.edge.student import Student
+from understudy.router.certificate import certify
+from understudy.types.contract import Certificate, Contract
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exam:
+    """The rows both students sit.
+
+    Attributes:
+        rows: Rows with a known answer, kept from training.
+        certificate: Unbiased rows, kept from training and calibration.
+        pinned: Rows that must not break.
+        gold: Rows labelled by a person and never trained on.
+        foreign: Texts outside every class.
+    """
+
+    rows: Sequence[Example]
+    certificate: Sequence[Example]
+    pinned: Sequence[Example] = ()
+    gold: Sequence[Example] = ()
+    foreign: Sequence[str] = ()
+
+    @property
+    def slices(self) -> dict[str, NDArray[np.bool_]]:
+        """Masks over `rows` by class, node and length."""
+        names: dict[str, list[bool]] = {}
+        for kind, of in (("class", _target), ("node", _node), ("length", _length)):
+            values = [of(row) for row in self.rows]
+            for value in sorted(set(values) - {""}):
+                names[f"{kind}:{value}"] = [v == value for v in values]
+        return {name: np.array(mask) for name, mask in names.items()}
+
+
+def sit(candidate: Candidate, student: Student, exam: Exam, contract: Contract) -> Sheet:
+    """Everything the gate wants to know of one student."""
+    judged = answer(student, exam.rows)
+    scores = scores_of(candidate, judged.output)
+    return Sheet(
+        right=judged.agree == 1.0,
+        confidence=scores.effective,
+        certificate=_certificate(candidate, student, exam, contract),
+        encoder_bytes=len(candidate.encoder),
+        latency_ms=median_ms(student, [row.text for row in exam.rows]),
+        ood_auc=_foreign_auc(candidate, student, exam, scores.effective),
+        pinned_broken=_broken(answer(student, exam.pinned), exam.pinned),
+        gold_right=_gold(student, exam.gold),
+    )
+
+
+def median_ms(student: Student, texts: Sequence[str], most: int = 50) -> float:
+    """Median time of one row, milliseconds, after one warm-up; NaN without rows."""
+    times: list[float] = []
+    for text in [*texts[:1], *texts[:most]]:
+        start = time.perf_counter()
+        student.run([text])
+        times.append((time.perf_counter() - start) * 1e3)
+    return float(np.median(times[1:])) if len(times) > 1 else float("nan")
+
+
+def _certificate(
+    candidate: Candidate, student: Student, exam: Exam, contract: Contract
+) -> Certificate:
+    """Proved tonight, on tonight's rows, for either student alike."""
+    answers = answer(student, exam.certificate)
+    return certify(scores_of(candidate, answers.output).effective, answers.agree, contract)
+
+
+def _foreign_auc(
+    candidate: Candidate, student: Student, exam: Exam, own: NDArray[np.float64]
+) -> float:
+    foreign = student.run(list(exam.foreign)) if exam.foreign else None
+    if foreign is None:
+        return float("nan")
+    return area_under_curve(scores_of(candidate, foreign).effective, own)
+
+
+def _broken(answers: Answers, rows: Sequence[Example]) -> tuple[str, ...]:
+    return tuple(
+        row.text
+        for row, said in zip(rows, answers.labels, strict=True)
+        if said != (row.label or row.target)
+    )
+
+
+def _gold(student: Student, rows: Sequence[Example]) -> NDArray[np.bool_]:
+    said = answer(student, rows).labels
+    return np.array([a == row.label for a, row in zip(said, rows, strict=True)], np.bool_)
+
+
+def _target(row: Example) -> str:
+    return row.target
+
+
+def _node(row: Example) -> str:
+    return row.node
+
+
+def _length(row: Example) -> str:
+    words = len(row.text.split())
+    return "short" if words <= 6 else "long" if words > 20 else ""

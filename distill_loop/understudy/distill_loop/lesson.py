@@ -1,0 +1,142 @@
+"""From rows to arrays: label indices, soft labels, weights, vectors of the base."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.distill_loop.distil import Lesson
+from understudy.distill_loop.recipe import DataRecipe
+from understudy.distill_loop.rows import Example, text_key
+from understudy.distill_loop.student import StudentModel, encode
+
+Floats = NDArray[np.float32]
+
+
+def label_set(
+    known: Iterable[str], rows: Iterable[Example], *, new_class_rows: int
+) -> tuple[str, ...]:
+    """Classes of tonight's student: known ones keep their place, new ones are appended.
+
+    Args:
+        known: The champion's classes, then the recipe's and the seed's.
+        rows: Training rows; a label of theirs that came often enough becomes a class.
+        new_class_rows: How often is enough; 0 for never.
+    """
+    names = list(dict.fromkeys(known))
+    if new_class_rows:
+        counts = Counter(row.target for row in rows if row.target)
+        names += sorted(n for n, c in counts.items() if c >= new_class_rows and n not in names)
+    return tuple(names)
+
+
+def label_index(rows: Sequence[Example], labels: Sequence[str]) -> NDArray[np.int64]:
+    """Class index of each row's target, -1 where it is none of `labels`."""
+    place = {name: i for i, name in enumerate(labels)}
+    return np.array([place.get(row.target, -1) for row in rows], np.int64)
+
+
+def soft_labels(rows: Sequence[Example], labels: Sequence[str]) -> Floats:
+    """The teacher's distributions over `labels`, (N, C); zeros where its best is none of them."""
+    place = {name: i for i, name in enumerate(labels)}
+    soft = np.zeros((len(rows), len(labels)), np.float32)
+    for number, row in enumerate(rows):
+        if row.teacher is None or row.teacher.label not in place:
+            continue
+        for name, log_p in zip(row.teacher.labels, row.teacher.log_probs, strict=True):
+            if name in place:
+                soft[number, place[name]] = math.exp(log_p)
+        soft[number] /= soft[number].sum()
+    return soft
+
+
+def weights_of(
+    rows: Sequence[Example], index: NDArray[np.int64], recipe: DataRecipe
+) -> NDArray[np.float64]:
+    """Training weights with mean 1: tempered propensity, repeats, and class balance.
+
+    Tempered because a weight of 1/0.01 makes one row drown a hundred: (1/p)^gamma, clipped.
+    """
+    raw = np.array([_tempered(row, recipe) for row in rows], np.float64)
+    counts = np.bincount(index[index >= 0], minlength=1)
+    if recipe.balance > 0 and counts.any():
+        size = counts[np.clip(index, 0, None)].astype(np.float64)
+        mean = counts[counts > 0].mean()
+        raw *= np.where(index >= 0, (mean / np.maximum(size, 1)) ** recipe.balance, 1.0)
+    total = raw.mean() if len(raw) else 1.0
+    return raw / (total or 1.0)
+
+
+def _tempered(row: Example, recipe: DataRecipe) -> float:
+    weight = (1.0 / row.propensity) ** recipe.gamma * math.sqrt(row.weight)
+    return min(max(weight, 1.0), recipe.max_weight)
+
+
+def make_lesson(
+    rows: Sequence[Example], labels: Sequence[str], vectors: Floats, recipe: DataRecipe
+) -> Lesson:
+    """What the encoder learns from these rows."""
+    index = label_index(rows, labels)
+    return Lesson(
+        texts=[row.text for row in rows],
+        vectors=vectors,
+        soft=soft_labels(rows, labels),
+        labels=index,
+        weights=weights_of(rows, index, recipe).astype(np.float32),
+    )
+
+
+def head_targets(
+    soft: Floats, index: NDArray[np.int64], cap: float
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """What the head learns: soft labels where there are any, else the label; and which rows count.
+
+    Args:
+        soft: Teacher's distributions, zeros where none, (N, C).
+        index: Class index, -1 where none, (N,).
+        cap: Highest confidence believed.
+    """
+    classes = soft.shape[1]
+    hard = np.full_like(soft, (1.0 - cap) / max(classes - 1, 1))
+    known = index >= 0
+    hard[np.flatnonzero(known), index[known]] = cap
+    has_soft = soft.sum(1) > 0
+    targets = np.where(has_soft[:, None], np.minimum(soft, cap), hard)
+    targets += np.where(has_soft, 1.0 - targets.sum(1), 0.0)[:, None] / classes
+    return targets.astype(np.float32), known
+
+
+class VectorCache:
+    """Sentence vectors of the base by text, kept between nights in one file."""
+
+    def __init__(self, path: Path, base: StudentModel) -> None:
+        self._path, self._base = path, base
+
+    def vectors(self, texts: Sequence[str]) -> Floats:
+        """Vectors (N, D); only texts never seen before are encoded."""
+        keys = [text_key(text) for text in texts]
+        known = self._read()
+        fresh = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
+        if fresh:
+            rows = encode(self._base, list(fresh.values()))
+            known |= dict(zip(fresh, rows, strict=True))
+            self._write(known)
+        size = self._base.encoder.spec.vector
+        return np.stack([known[k] for k in keys]) if keys else np.zeros((0, size), np.float32)
+
+    def _read(self) -> dict[str, Floats]:
+        if not self._path.exists():
+            return {}
+        with np.load(self._path, allow_pickle=False) as data:
+            return dict(zip(data["keys"].tolist(), data["rows"].astype(np.float32), strict=True))
+
+    def _write(self, known: dict[str, Floats]) -> None:
+        unfinished = self._path.with_name(f".{self._path.name}.unfinished.npz")
+        rows = np.stack(list(known.values()))
+        np.savez(unfinished, keys=np.array(list(known)), rows=rows)
+        unfinished.replace(self._path)

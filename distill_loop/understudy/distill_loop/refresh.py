@@ -1,0 +1,97 @@
+"""The quick way: head, prototypes and calibration in seconds; the encoder's bytes stay.
+
+Because files are addressed by content, an edge that has the champion fetches kilobytes. The refresh
+goes through the same certificate and the same gate as a night.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from understudy.distill_loop.gate import Ruling, Verdict
+from understudy.distill_loop.night import Night, Sources
+from understudy.distill_loop.publish import Publish, offer
+from understudy.distill_loop.recipe import Recipe
+from understudy.distill_loop.workspace import Workspace
+from understudy.edge.bundle import read_bundle
+from understudy.types.bundle import ENCODER, TOKENIZER
+from understudy.types.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshResult:
+    """What came of a refresh.
+
+    Attributes:
+        ruling: What the gate said.
+        bundle: Id of the bundle to use from now on.
+        directory: Where it lies.
+        new_labels: Classes the head learned tonight.
+        verdict: Every check of the gate.
+        shipped_bytes: Bytes of the files that differ from the champion's, manifest included.
+        seconds: Wall time.
+    """
+
+    ruling: Ruling
+    bundle: str
+    directory: Path
+    new_labels: tuple[str, ...]
+    verdict: Verdict
+    shipped_bytes: int
+    seconds: float
+
+
+def refresh_head(
+    recipe: Recipe,
+    workspace: Workspace,
+    sources: Sources,
+    *,
+    publish: Publish | None = None,
+) -> RefreshResult:
+    """Fits a new head on the champion's encoder; classes may be added.
+
+    Args:
+        recipe: Its sections data, split, head, contract and gate count.
+        workspace: Where to keep the bundle; no night may run there meanwhile.
+        sources: Rows, and the champion.
+        publish: As in `run_night`.
+
+    Raises:
+        DataError: If there is no champion, or nothing to learn from.
+    """
+    if sources.champion is None:
+        raise DataError("a refresh needs a champion: run a first night")
+    start = time.perf_counter()
+    with workspace.lock():
+        night = Night(recipe, workspace, sources, None, None)
+        folds = night.split(night.curate(night.collect()))
+        candidate = night.refit(folds)
+        candidate = night.certify(night.calibrate(candidate, folds), folds)
+        verdict = night.gate(candidate, folds)
+        made = night.write(candidate, None, folds)
+        chosen, _ = night.choose(made, verdict)
+        bundle = read_bundle(chosen)
+        offer(bundle.id, chosen, night.champion_id, publish, note="head refresh")
+    return RefreshResult(
+        ruling=verdict.ruling,
+        bundle=bundle.id,
+        directory=chosen,
+        new_labels=tuple(n for n in candidate.labels if n not in night.champion_labels),
+        verdict=verdict,
+        shipped_bytes=shipped_bytes(sources.champion, made),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def shipped_bytes(champion: Path, bundle: Path) -> int:
+    """Bytes an edge that has the champion must fetch for the other bundle."""
+    old = {entry.sha256 for entry in read_bundle(champion).manifest.files.values()}
+    new = read_bundle(bundle).manifest.files.values()
+    manifest = (bundle / "manifest.json").stat().st_size
+    return manifest + sum(entry.size for entry in new if entry.sha256 not in old)
+
+
+UNCHANGED = (ENCODER, TOKENIZER)
+"""Files a refresh never touches."""
