@@ -66,6 +66,10 @@ class TeacherCache:
         with self._lock:
             self._rows.clear()
 
+    def after_fork(self) -> None:
+        """Replaces the lock, which another thread may have held at the fork."""
+        self._lock = threading.Lock()
+
 
 def _key(text: str, task: str, bundle: str) -> bytes:
     # Lengths first, so that no two triples share their bytes.

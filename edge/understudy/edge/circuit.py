@@ -26,6 +26,19 @@ PATIENCE = 8
 """Failures in the window before anything is held back: a blip must not cost an answer."""
 
 
+def reason_of(error: UnderstudyError) -> Reason:
+    """The word for a failed call."""
+    match error:
+        case AccessError():
+            return Reason.ACCESS_DENIED
+        case OverloadedError():
+            return Reason.OVERLOADED
+        case DeadlineError():
+            return Reason.DEADLINE
+        case _:
+            return Reason.LINK_DOWN if error.retryable else Reason.TEACHER_FAILED
+
+
 class Circuit:
     """The state of one target; thread-safe.
 
@@ -46,12 +59,12 @@ class Circuit:
         self._number = int(clock() // (WINDOW_S / BUCKETS))
         self._bucket = self._number % BUCKETS
         self._wait_until = float("-inf")
-        self._refused: AccessError | None = None
+        self._refused = False
 
     def obstacle(self) -> Reason | None:
         """Why the cloud must not be asked now; None when it may be."""
         with self._lock:
-            if self._refused is not None:
+            if self._refused:
                 return Reason.ACCESS_DENIED
             now = self._clock()
             if now < self._wait_until:
@@ -69,32 +82,35 @@ class Circuit:
         """Notes an answer."""
         self._note(accepted=True)
 
-    def failed(self, error: UnderstudyError) -> Reason:
-        """Notes a failure and names it as a reason."""
+    def failed(self, error: UnderstudyError) -> None:
+        """Notes a failure."""
         if isinstance(error, AccessError):
-            with self._lock:
-                self._refused = error
-            return Reason.ACCESS_DENIED
-        if isinstance(error, OverloadedError):
-            # The server lives and says what it wants: patience, not suspicion.
-            with self._lock:
-                self._wait_until = max(self._wait_until, self._clock() + error.retry_after_s)
-            self._note(accepted=error.retry_after_s > 0)
-            return Reason.OVERLOADED
-        self._note(accepted=False)
-        if isinstance(error, DeadlineError):
-            return Reason.DEADLINE
-        return Reason.LINK_DOWN if error.retryable else Reason.TEACHER_FAILED
+            self._refused = True
+            return
+        wait_s = error.retry_after_s if isinstance(error, OverloadedError) else 0.0
+        with self._lock:
+            self._wait_until = max(self._wait_until, self._clock() + wait_s)
+        # A server that says how long to wait lives: patience, not suspicion.
+        self._note(accepted=wait_s > 0)
 
     def credentials_changed(self) -> None:
         """Closes the circuit that refused credentials had opened."""
-        with self._lock:
-            self._refused = None
+        self._refused = False
 
     @property
     def refused(self) -> bool:
         """True while the cloud refuses this node's credentials."""
-        return self._refused is not None
+        return self._refused
+
+    @property
+    def healthy(self) -> bool:
+        """True if nothing, or hardly anything, failed lately."""
+        with self._lock:
+            return sum(self._requests) <= sum(self._accepts) + PATIENCE
+
+    def after_fork(self) -> None:
+        """Replaces the lock, which another thread may have held at the fork."""
+        self._lock = threading.Lock()
 
     def _note(self, *, accepted: bool) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ Every method has a deadline in seconds, and raises only errors of `types.errors`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -38,6 +38,15 @@ class Receipt:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One record to ask the teacher about in the background, and who wants the outcome."""
+
+    record: EscalationRecord
+    traceparent: str
+    done: Callable[[Outcome], None]
+
+
 class Teacher(Protocol):
     """Answers what the student was not sure of."""
 
@@ -60,6 +69,10 @@ class Feedback(Protocol):
     def report(self, records: Sequence[EscalationRecord], timeout_s: float) -> list[Receipt]:
         """Reports records; a record without a receipt was not taken."""
         ...
+
+
+class Cloud(Teacher, Feedback, Protocol):
+    """What a client needs at least."""
 
 
 class Fleet(Protocol):

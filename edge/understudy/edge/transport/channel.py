@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
+from understudy.edge.credentials import LinkCredentials, is_loopback
 from understudy.types.errors import ConfigError
 
 MAX_MESSAGE_BYTES = 4 << 20
+__all__ = ["LinkCredentials", "channel_credentials", "channel_options"]
+
 _SERVICE = "understudy.wire.v1."
 
 # Calls that only read, or only tell. Not Predict: here the runtime would sit out a push-back inside
@@ -35,23 +36,6 @@ _SERVICE_CONFIG = {
     ],
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class LinkCredentials:
-    """What the link proves itself with, PEM.
-
-    Attributes:
-        ca_certificate: Who must have signed the server's certificate.
-        certificate: The node's own; empty before enrolment.
-        key: The key of `certificate`.
-        server_name: Name in the server's certificate, where it differs from the address.
-    """
-
-    ca_certificate: bytes
-    certificate: bytes = b""
-    key: bytes = field(default=b"", repr=False)
-    server_name: str = ""
 
 
 def channel_options(credentials: LinkCredentials | None) -> list[tuple[str, Any]]:
@@ -93,16 +77,3 @@ def channel_credentials(
     return grpc.ssl_channel_credentials(
         credentials.ca_certificate, credentials.key or None, credentials.certificate or None
     )
-
-
-def is_loopback(address: str) -> bool:
-    """True for `localhost`, 127.0.0.0/8, ::1 and Unix sockets."""
-    if address.startswith("unix:"):
-        return True
-    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,0 +1,83 @@
+"""The way of a request, written once for both clients.
+
+A flow is a generator: it yields what to ask the cloud, is sent the outcomes, and returns the
+answers. It never waits itself, so the blocking client and the awaiting one drive the same code.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+from understudy.edge.engine import Ask, Engine
+from understudy.edge.options import Request
+from understudy.edge.ports import Outcome
+from understudy.types.answer import Answer
+from understudy.types.decision import Reason
+from understudy.types.errors import LinkDownError
+from understudy.types.records import EscalationRecord
+
+BATCH = 64
+MARGIN_S = 0.004
+"""Kept back from the budget for the way home: threads must be scheduled, answers built."""
+_RETRY_LEFT_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What to ask the cloud.
+
+    Attributes:
+        records: About what; one record is a `Predict`, more are a `PredictBatch`.
+        timeout_s: What is left of the budget.
+        traceparent: W3C trace context.
+        pause_s: Wait so long first.
+    """
+
+    records: tuple[EscalationRecord, ...]
+    timeout_s: float
+    traceparent: str
+    pause_s: float = 0.0
+
+
+Flow = Generator[Call, Sequence[Outcome], list[Answer]]
+
+
+def answer_flow(engine: Engine, texts: Sequence[str], request: Request) -> Flow:
+    """Answers texts in their order, within one budget."""
+    asks = engine.ask_many(texts, request)
+    answers = {ask.request_id: engine.answer_alone(ask) for ask in asks}
+    unsure = [ask for ask in asks if answers[ask.request_id] is None]
+    for batch in _batches(unsure):
+        outcomes = yield from _ask_teacher(engine, batch)
+        for ask, outcome in zip(batch, outcomes, strict=True):
+            answers[ask.request_id] = engine.settle(ask, outcome)
+    return [answer for answer in answers.values() if answer is not None]
+
+
+def _ask_teacher(
+    engine: Engine, batch: Sequence[Ask]
+) -> Generator[Call, Sequence[Outcome], Sequence[Outcome | Reason]]:
+    """Asks unless something speaks against it; a link that dropped while idle is tried again."""
+    obstacle = engine.obstacle(batch[0])
+    if obstacle is not None:
+        return [obstacle] * len(batch)
+    outcomes = yield _call(batch)
+    left = batch[0].time_left_s()
+    if isinstance(outcomes[0], LinkDownError) and left > _RETRY_LEFT_S and engine.circuit.healthy:
+        pause = random.uniform(0.01, 0.04)  # noqa: S311 - spreads a fleet, guards nothing
+        outcomes = yield _call(batch, pause)
+    engine.learn(outcomes)
+    return outcomes
+
+
+def _call(batch: Sequence[Ask], pause_s: float = 0.0) -> Call:
+    first = batch[0]
+    left = max(0.001, first.time_left_s() - pause_s - MARGIN_S)
+    records = tuple(ask.record for ask in batch if ask.record is not None)
+    return Call(records, left, first.request.traceparent, pause_s)
+
+
+def _batches(asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
+    return (asks[start : start + BATCH] for start in range(0, len(asks), BATCH))
