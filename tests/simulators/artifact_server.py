@@ -100,16 +100,16 @@ class _Artifacts(artifact_pb2_grpc.ArtifactServiceServicer):
         self, file: BinaryIO, offset: int, context: Any
     ) -> Iterator[artifact_pb2.ReadBlobResponse]:
         file.seek(offset)
-        sent = 0
+        left = self._shelf.cut_after if self._shelf.cut_after is not None else float("inf")
         while data := file.read(CHUNK):
-            if self._shelf.cut_after is not None:
-                data = data[: self._shelf.cut_after - sent]
-                if not data:
-                    context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+            piece = data[: int(min(left, len(data)))]
+            left -= len(piece)
             with self._shelf.lock:
-                self._shelf.sent += len(data)
-            yield artifact_pb2.ReadBlobResponse(offset=offset, data=data)
-            offset, sent = offset + len(data), sent + len(data)
+                self._shelf.sent += len(piece)
+            yield artifact_pb2.ReadBlobResponse(offset=offset, data=piece)
+            offset += len(piece)
+            if left == 0:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
 
 
 class _Fleet(fleet_pb2_grpc.FleetServiceServicer):
