@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from understudy.edge.config import TlsFiles
 from understudy.edge.files import write_atomic
 from understudy.edge.identity import make_request
+from understudy.edge.ports import Renewal
+from understudy.edge.tls import LinkCredentials
 from understudy.types.errors import ConfigError
-
-if TYPE_CHECKING:
-    from understudy.edge.transport import Renewal
 
 RENEW_AT = 2 / 3
 """Share of a certificate's life after which it is renewed; the rest is for a cloud that is away."""
 _RENEW_TIMEOUT_S = 30.0
 
 Fingerprint = tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LinkCredentials:
-    """What the link proves itself with, PEM.
-
-    Attributes:
-        ca_certificate: Who must have signed the server's certificate.
-        certificate: The node's own; empty before enrolment.
-        key: The key of `certificate`.
-        server_name: Name in the server's certificate, where it differs from the address.
-    """
-
-    ca_certificate: bytes
-    certificate: bytes = b""
-    key: bytes = field(default=b"", repr=False)
-    server_name: str = ""
 
 
 class Renewer(Protocol):
@@ -106,16 +86,3 @@ def _stat(path: str) -> tuple[int, int]:
     except (OSError, ValueError):
         return (0, 0)
     return (found.st_mtime_ns, found.st_size) if path else (0, 0)
-
-
-def is_loopback(address: str) -> bool:
-    """True for `localhost`, 127.0.0.0/8, ::1 and Unix sockets."""
-    if address.startswith("unix:"):
-        return True
-    host = address.removeprefix("dns:///").rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

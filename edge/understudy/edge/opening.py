@@ -12,7 +12,7 @@ from understudy.edge.bundle import Bundle, read_bundle
 from understudy.edge.cache import TeacherCache
 from understudy.edge.circuit import Circuit
 from understudy.edge.config import EdgeConfig, load_config
-from understudy.edge.credentials import is_loopback, read_credentials
+from understudy.edge.credentials import read_credentials
 from understudy.edge.engine import Engine
 from understudy.edge.events import Events
 from understudy.edge.files import write_atomic
@@ -24,6 +24,7 @@ from understudy.edge.purse import Purse
 from understudy.edge.runtime import CloudHolder, Runtime
 from understudy.edge.spool import Spool
 from understudy.edge.telemetry import LOG, Telemetry
+from understudy.edge.tls import is_loopback
 from understudy.edge.updater_probation import ProbationCounters
 from understudy.edge.updater_state import StateFolder, boot
 from understudy.edge.uploader import Uploader

@@ -39,6 +39,31 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class Enrollment:
+    """What a node gets for its one-time token.
+
+    Attributes:
+        certificate: The node's certificate, PEM.
+        ca_certificate: Who signs servers and nodes, PEM.
+        node: The node's identity.
+        trusted_root: Bytes of the TUF root to pin.
+    """
+
+    certificate: bytes
+    ca_certificate: bytes
+    node: str
+    trusted_root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A fresh certificate, and who signs servers from now on; PEM."""
+
+    certificate: bytes
+    ca_certificate: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """One record to ask the teacher about in the background, and who wants the outcome."""
 

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from understudy.edge.engine import Ask, Engine
 from understudy.edge.events import Event, EventKind
@@ -32,9 +32,35 @@ from understudy.types.records import TeacherLabel
 
 if TYPE_CHECKING:
     from understudy.edge.bundle import Bundle
-    from understudy.edge.node import Node
 
 ATEXIT_S = 1.0
+
+
+class Node(Protocol):
+    """What the update thread does (`node.Node`)."""
+
+    state: str
+
+    def step(self) -> None:
+        """Does what is due.
+
+        Raises:
+            UnderstudyError: If the cloud refused or could not be asked.
+            OSError: If the disk refused.
+        """
+        ...
+
+    def due_in_s(self) -> float:
+        """Seconds until `step` has something to do."""
+        ...
+
+    def hurry(self) -> None:
+        """Makes the next step due at once."""
+        ...
+
+    def stop(self) -> None:
+        """Ends what is in flight."""
+        ...
 
 
 class Runtime:

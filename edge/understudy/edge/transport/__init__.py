@@ -4,9 +4,9 @@
 before the first call.
 """
 
-from understudy.edge.credentials import LinkCredentials, is_loopback
+from understudy.edge.ports import Enrollment, Renewal
+from understudy.edge.tls import LinkCredentials, is_loopback
 from understudy.edge.transport.aio import AsyncCloudLink
-from understudy.edge.transport.calls import Enrollment, Renewal
 from understudy.edge.transport.link import CloudLink
 
 __all__ = [

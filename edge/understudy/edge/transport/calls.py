@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from understudy.edge.ports import Outcome, Receipt, ReceiptOutcome
+from understudy.edge.ports import Enrollment, Outcome, Receipt, ReceiptOutcome, Renewal
 from understudy.types.convert import (
     directive_from_wire,
     error_from_status,
@@ -43,31 +42,6 @@ _RECEIPTS = {
     feedback_pb2.RECORD_OUTCOME_STORED: ReceiptOutcome.STORED,
     feedback_pb2.RECORD_OUTCOME_REFUSED: ReceiptOutcome.REFUSED,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Enrollment:
-    """What a node gets for its one-time token.
-
-    Attributes:
-        certificate: The node's certificate, PEM.
-        ca_certificate: Who signs servers and nodes, PEM.
-        node: The node's identity.
-        trusted_root: Bytes of the TUF root to pin.
-    """
-
-    certificate: bytes
-    ca_certificate: bytes
-    node: str
-    trusted_root: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Renewal:
-    """A fresh certificate, and who signs servers from now on; PEM."""
-
-    certificate: bytes
-    ca_certificate: bytes
 
 
 def predict_request(record: EscalationRecord) -> inference_pb2.PredictRequest:

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from understudy.edge.credentials import LinkCredentials, is_loopback
+from understudy.edge.tls import LinkCredentials, is_loopback
 from understudy.types.errors import ConfigError
 
 MAX_MESSAGE_BYTES = 4 << 20

@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 
-from understudy.edge.ports import Outcome, Receipt
+from understudy.edge.ports import Enrollment, Outcome, Receipt, Renewal
 from understudy.edge.transport import calls
-from understudy.edge.transport.calls import Enrollment, Renewal, mapped_errors
+from understudy.edge.transport.calls import mapped_errors
 from understudy.edge.transport.channel import (
     LinkCredentials,
     channel_credentials,
