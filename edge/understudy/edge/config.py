@@ -202,6 +202,11 @@ class UpdaterConfig:
         check_interval_s: Time between check-ins, unless the cloud says otherwise.
         trusted_root: TUF root to pin, a file; the enrolled one when empty.
         max_bytes_per_s: Bandwidth of downloads; 0 is no limit.
+        window_start: Local time `HH:MM` at which downloads may begin; empty for any time.
+        window_end: Local time `HH:MM` at which they end.
+        deltas: Ask for the difference to the present student first.
+        probation_requests: Answers wanted from a new student before it is kept for good.
+        probation_s: Seconds wanted before it is kept for good.
     """
 
     enabled: bool = True
@@ -209,10 +214,19 @@ class UpdaterConfig:
     check_interval_s: float = 900.0
     trusted_root: str = ""
     max_bytes_per_s: int = 0
+    window_start: str = ""
+    window_end: str = ""
+    deltas: bool = True
+    probation_requests: int = 200
+    probation_s: float = 600.0
 
     def __post_init__(self) -> None:
         if not self.check_interval_s > 0 or self.max_bytes_per_s < 0:
             raise InvalidValueError("updater intervals must be positive, bandwidth not negative")
+        if self.probation_requests < 0 or not self.probation_s >= 0:
+            raise InvalidValueError("updater.probation_requests and probation_s must not be < 0")
+        if bool(self.window_start) != bool(self.window_end):
+            raise InvalidValueError("updater.window_start and updater.window_end go together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
