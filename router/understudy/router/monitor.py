@@ -5,9 +5,9 @@ is read and no timestamp looked at. `to_dict` and `from_dict` let a gateway keep
 restart. Not thread-safe: one writer.
 
 While nothing speaks against it, the night's certificate stands. On a drift alarm it is withdrawn,
-the threshold rises to the lowest one proved since the alarm (none at first), audits become as
-frequent as allowed and a night is asked for. It comes back when rows since the alarm prove its
-threshold anew; a new bundle gets a new watch.
+the threshold rises to the lowest one proved since the alarm (none at first; not at all under
+`on_uncertified: serve`), audits become as frequent as allowed and a night is asked for. It comes
+back when rows since the alarm prove its threshold anew; a new bundle gets a new watch.
 """
 
 from __future__ import annotations
@@ -150,12 +150,10 @@ class LiveMonitor:
         """
         if not self.alarmed:
             return Advice(audit_rate=calm_audit_rate)
-        floor = self.live.threshold
-        if floor == NEVER_KEEP and self.watch.contract.on_uncertified is OnUncertified.SERVE:
-            floor = 0.0
+        serving = self.watch.contract.on_uncertified is OnUncertified.SERVE
         return Advice(
             certificate_revoked=True,
-            threshold_floor=floor,
+            threshold_floor=0.0 if serving else self.live.threshold,
             audit_rate=self.watch.rates.ceiling,
             night=True,
         )
