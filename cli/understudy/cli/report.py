@@ -14,7 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from understudy.cli.days import DayReport, Totals
+from understudy.cli.output import show_table
 from understudy.types.contract import Contract
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ class NightLine:
         seconds: Wall time.
         rows: Rows it learned from.
         bytes_shipped: Bytes that travelled to the edge for it.
+        teacher_calls: Answers it bought of the teacher.
     """
 
     day: int
@@ -45,6 +49,7 @@ class NightLine:
     seconds: float
     rows: int
     bytes_shipped: int
+    teacher_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +108,7 @@ def render_page(report: StreamReport) -> str:
     environment = Environment(
         loader=PackageLoader("understudy.cli", "templates"), autoescape=True, trim_blocks=True
     )
-    environment.filters["percent"] = lambda v: "n/a" if v is None else f"{100 * v:.1f} %"
+    environment.filters["percent"] = _percent
     environment.filters["kb"] = lambda v: f"{v / 1000:,.0f} kB" if v < 1e6 else f"{v / 1e6:.1f} MB"
     return environment.get_template("report.html").render(
         report=report, figures=_figures(report), saved=_saved(report)
@@ -202,3 +207,44 @@ def _replace(path: Path, data: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def show_days(report: StreamReport, written: tuple[Path, Path]) -> None:
+    """Prints the table of the days, the sum of it all, and where the report lies."""
+    columns = (
+        "day",
+        "requests",
+        "teacher calls",
+        "cascade",
+        "student",
+        "teacher",
+        "risk",
+        "contract",
+    )
+    show_table(columns, [_day_cells(day) for day in report.days])
+    sums, contract = report.totals, report.contract
+    typer.echo(
+        f"\n{sums.requests} requests, {_percent(_saved(report))} of the teacher's calls not needed."
+        f" Right: {_percent(sums.system_accuracy)}, the teacher alone"
+        f" {_percent(sums.teacher_accuracy)}. Risk taken: {_percent(sums.joint_risk)} of"
+        f" {_percent(contract.max_quality_loss)} allowed. Student: {sums.edge_p50_ms:.2f} ms."
+    )
+    for path in written:
+        typer.echo(f"written: {path}")
+
+
+def _day_cells(day: DayReport) -> tuple[object, ...]:
+    return (
+        day.day,
+        day.requests,
+        _percent(day.teacher_call_rate),
+        _percent(day.system_accuracy),
+        _percent(day.student_accuracy),
+        _percent(day.teacher_accuracy),
+        _percent(day.joint_risk),
+        "certified" if day.certified else "not certified",
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:.1f} %"

@@ -72,6 +72,7 @@ class Played:
     nights: list[NightLine] = field(default_factory=list)
     lessons: list[Lesson] = field(default_factory=list)
     seen: list[Observation] = field(default_factory=list)
+    night_calls: int = 0
 
 
 def play(
@@ -100,6 +101,7 @@ def play(
         night = world.night(number)
         if night is not None:
             played.nights.append(night)
+            played.night_calls += night.teacher_calls
         played.days.append(
             day_report(
                 number,
@@ -107,6 +109,7 @@ def play(
                 threshold=state.threshold,
                 certified=state.certified,
                 bundle=state.bundle,
+                night_calls=night.teacher_calls if night else 0,
                 test_accuracy=world.test_accuracy(),
                 new_labels=(new_labels or {}).get(number, ()),
             )

