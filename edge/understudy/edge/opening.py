@@ -167,12 +167,16 @@ class _Nobody:
 
 def make_updater(config: EdgeConfig, root: bytes, link: Any, student: Any) -> Any:  # noqa: ANN401 - the updater's ports
     """The updater of a node, as configured."""
-    from understudy.edge.updater import Updater, UpdateSettings
+    from understudy.edge.updater import ProbationRules, Updater, UpdateSettings, UpdateWindow
 
+    wanted = config.updater
     settings = UpdateSettings(
-        channel=config.updater.channel,
-        check_in_s=config.updater.check_interval_s,
-        bytes_per_s=config.updater.max_bytes_per_s,
+        channel=wanted.channel,
+        check_in_s=wanted.check_interval_s,
+        bytes_per_s=wanted.max_bytes_per_s,
+        window=UpdateWindow(start=wanted.window_start, end=wanted.window_end),
+        use_deltas=wanted.deltas,
+        probation=ProbationRules(min_requests=wanted.probation_requests, min_s=wanted.probation_s),
     )
     return Updater(config.state_dir, root, link, student, settings)
 
