@@ -68,7 +68,8 @@ redis://:$(REDIS_PASSWORD)@{{ include "u.name" . }}-redis:6379/0
   "bundle" .Values.edgeNodes.bundle
   "state_dir" "/var/lib/understudy/edge"
   "gateway" (dict "address" (printf "%s-gateway:7443" (include "u.name" .))
-    "tls" (dict "ca" "/etc/understudy/tls/ca.pem" "certificate" "/etc/understudy/tls/node.pem" "key" "/etc/understudy/tls/node.key")) -}}
+    "tls" (dict "ca" "/var/lib/understudy/node/ca.pem" "certificate" "/var/lib/understudy/node/node.pem" "key" "/var/lib/understudy/node/node-key.pem"))
+  "updater" (dict "trusted_root" "/var/lib/understudy/node/root.json") -}}
 {{- toYaml (mergeOverwrite $own (deepCopy .Values.edge)) }}
 {{- end }}
 
