@@ -23,7 +23,7 @@ def tiny_llama(folder: Path, *, seed: int = 0, chat: bool = False) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    size = _byte_tokenizer(folder, chat=chat)
+    size = byte_tokenizer(folder, chat=chat)
     config = LlamaConfig(
         vocab_size=size,
         hidden_size=64,
@@ -82,7 +82,8 @@ def tiny_encoder(folder: Path, *, seed: int = 0, vector_size: int = 32) -> Path:
     return folder
 
 
-def _byte_tokenizer(folder: Path, *, chat: bool) -> int:
+def byte_tokenizer(folder: Path, *, chat: bool) -> int:
+    """Every byte a token, and three special ones; returns how many."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

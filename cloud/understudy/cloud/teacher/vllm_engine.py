@@ -18,7 +18,7 @@ from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, 
 from understudy.cloud.teacher.distribution import prompt_hash, ranked_label
 from understudy.cloud.teacher.lanes import Lane, LaneGate
 from understudy.cloud.teacher.prompt import LabelPrompt, label_prompts, text_tokens
-from understudy.cloud.teacher.rationale import rationale_prompt, rationale_schema, read_rationale
+from understudy.cloud.teacher.rationale import PATTERN, rationale_prompt
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.cloud.teacher.vllm_setup import VllmProcess, last
 from understudy.cloud.teacher.weights import resolve_model
@@ -166,20 +166,23 @@ class VllmEngine:
         return _generation(output)
 
     async def _reason(self, request: ScoreRequest, label: str) -> str:
-        """A sentence on why, as JSON so that its end is known."""
+        """A sentence on why."""
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
         options = self._spec.prompt
-        tokenizer = self._process.tokenizer
-        asked = rationale_prompt(tokenizer, request.text, label, thinking=options.thinking)
+        process = self._process
+        room = process.max_tokens - options.rationale_tokens
+        asked = rationale_prompt(
+            process.tokenizer, request.text, label, room, thinking=options.thinking
+        )
         parameters = SamplingParams(
             max_tokens=options.rationale_tokens,
             temperature=0.0,
-            structured_outputs=StructuredOutputsParams(json=rationale_schema(options)),
+            structured_outputs=StructuredOutputsParams(regex=PATTERN),
         )
         output = await self._run(asked, parameters, request.priority)
-        return read_rationale(output.outputs[0].text)
+        return str(output.outputs[0].text).strip()
 
     async def _run(self, tokens: list[int], parameters: Any, priority: int, trace: str = "") -> Any:  # noqa: ANN401 - vllm's own types
         from vllm.inputs import TokensPrompt
