@@ -5,6 +5,7 @@ the snapshot and timestamp keys and signs that it is current. `ReleaseRepository
 with both sides. Trust is The Update Framework's, through python-tuf.
 """
 
+from understudy.cloud.releases.explain import Finding, explain
 from understudy.cloud.releases.publisher import Publisher, PublisherSettings
 from understudy.cloud.releases.release import Offer, Release, ReleaseKind
 from understudy.cloud.releases.repository import ReleaseRepository
@@ -12,6 +13,7 @@ from understudy.cloud.releases.roles import Lifetimes
 from understudy.cloud.releases.store import ReleaseStore
 
 __all__ = [
+    "Finding",
     "Lifetimes",
     "Offer",
     "Publisher",
@@ -20,4 +22,5 @@ __all__ = [
     "ReleaseKind",
     "ReleaseRepository",
     "ReleaseStore",
+    "explain",
 ]
