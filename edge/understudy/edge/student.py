@@ -127,9 +127,12 @@ class Student:
             InvalidValueError: If a text is no `str`.
         """
         tokens, truncated = self._tokenize(texts)
-        vectors = np.empty((len(texts), self._head.size), np.float32)
-        for rows in _buckets([len(ids) for ids in tokens], self._batch_tokens):
-            vectors[rows] = self._encoder.encode(*_pad([tokens[row] for row in rows]))
+        if len(tokens) == 1:
+            vectors = self._encoder.encode(*_pad(tokens))
+        else:
+            vectors = np.empty((len(texts), self._head.size), np.float32)
+            for rows in _buckets([len(ids) for ids in tokens], self._batch_tokens):
+                vectors[rows] = self._encoder.encode(*_pad([tokens[row] for row in rows]))
         logits, similarity = self._head.apply(vectors)
         return StudentOutput(logits, vectors, similarity, truncated)
 
@@ -286,7 +289,10 @@ def _buckets(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
 
 def _pad(tokens: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
     """Ids and mask of shape (B, T); what is padded is masked, so the id there is irrelevant."""
-    width = max(1, *map(len, tokens)) if len(tokens) > 1 else max(1, len(tokens[0]))
+    if len(tokens) == 1 and tokens[0]:
+        ids = np.array(tokens, np.int64)
+        return ids, np.ones_like(ids)
+    width = max(1, *map(len, tokens))
     ids = np.zeros((len(tokens), width), np.int64)
     mask = np.zeros((len(tokens), width), np.int64)
     for row, token_ids in enumerate(tokens):
@@ -296,9 +302,9 @@ def _pad(tokens: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
 
 
 def _softmax(values: Floats) -> Floats:
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    result: Floats = powers / powers.sum(axis=1, keepdims=True)
-    return result
+    powers: Floats = np.exp(values - values.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
 
 
 def _first_line(error: Exception) -> str:
