@@ -3,6 +3,10 @@
 Rules: any check that fails keeps the champion. A check that cannot tell leaves the night undecided,
 and that keeps the champion too. Only when every check passes is the challenger promoted. A first
 student has nobody to be compared with: the comparing checks then say so and pass.
+
+What is judged is the cascade: what a user gets. An answer can only break if the champion gave it by
+itself. While the champion keeps nothing under its certificate, every answer is the teacher's, so
+nothing is at stake: a challenger that is better on what was seen need not prove it first.
 """
 
 from __future__ import annotations
@@ -156,8 +160,8 @@ def check_latency(evidence: Evidence, recipe: GateRecipe) -> Check:
 def check_enough(evidence: Evidence, recipe: GateRecipe) -> Check:
     """Enough rows to judge on, enough news to bother."""
     rows = len(evidence.new.right)
-    if evidence.old is None:
-        return _passes("rows", rows, "a first student is not compared")
+    if evidence.old is None or not _at_stake(evidence):
+        return _passes("rows", rows, "nothing is at stake: the champion keeps no answer")
     if rows < recipe.min_rows:
         return Check(
             "rows",
@@ -201,7 +205,7 @@ def check_non_inferior(evidence: Evidence, recipe: GateRecipe) -> Check:
         return Check("non_inferior", Outcome.UNDECIDED, math.nan, recipe.margin, "no rows judge")
     lost, upper = stats.loss_bound(evidence.old.right, evidence.new.right, recipe.alpha)
     says = f"accuracy changes by {-lost:+.2%}; at worst {-upper:+.2%}"
-    if upper <= recipe.margin:
+    if upper <= recipe.margin or (lost <= 0.0 and not _at_stake(evidence)):
         return Check("non_inferior", Outcome.PASS, upper, recipe.margin, says)
     lower = -stats.loss_bound(evidence.new.right, evidence.old.right, recipe.alpha)[1]
     worse = Outcome.FAIL if lower > 0 or lost > recipe.margin else Outcome.UNDECIDED
@@ -231,18 +235,24 @@ def check_gain(evidence: Evidence, recipe: GateRecipe) -> Check:
     wider = keep_rate(evidence.new) - keep_rate(old)
     says = f"one-sided McNemar p = {p:.3f}; keeps {wider:+.1%} of the requests"
     good = p < recipe.alpha or stats.gain_is_sure(_utility(old), _utility(evidence.new))
+    good = good or (not _at_stake(evidence) and (p < 0.5 or wider > 0.0))
     return Check("gain", Outcome.PASS if good else Outcome.UNDECIDED, p, recipe.alpha, says)
 
 
 def check_flips(evidence: Evidence, recipe: GateRecipe) -> Check:
-    """Few rows that were right become wrong."""
-    if evidence.old is None:
-        return _passes("negative_flips", math.nan, "no champion to be compared with")
-    broken = int((evidence.old.right & ~evidence.new.right).sum())
-    fixed = int((~evidence.old.right & evidence.new.right).sum())
-    rows = len(evidence.new.right)
+    """Few answers that users got right from the champion become wrong ones from the challenger.
+
+    A row that the challenger escalates instead is not broken: the teacher answers it.
+    """
+    old, new = evidence.old, evidence.new
+    if old is None or not _at_stake(evidence):
+        return _passes("negative_flips", math.nan, "the champion keeps no answer that could break")
+    served, serves = _kept(old), _kept(new)
+    broken = int((served & old.right & serves & ~new.right).sum())
+    fixed = int((served & ~old.right & (new.right | ~serves)).sum())
+    rows = len(new.right)
     upper = stats.upper_bound(broken, rows, recipe.alpha)
-    says = f"{broken} of {rows} rows break and {fixed} are repaired; at most {upper:.2%} break"
+    says = f"{broken} of {rows} answers break and {fixed} are repaired; at most {upper:.2%} break"
     limit = recipe.max_negative_flips
     if upper <= limit or (broken <= fixed / 2 and broken <= limit * rows):
         return Check("negative_flips", Outcome.PASS, upper, limit, says)
@@ -348,8 +358,17 @@ def keep_rate(sheet: Sheet) -> float:
 
 def _utility(sheet: Sheet) -> Numbers:
     """What each row brings: 1 for a kept right answer, -10 for a kept wrong one, 0 otherwise."""
-    kept = sheet.confidence >= sheet.certificate.threshold
-    return np.where(kept, np.where(sheet.right, 1.0, -10.0), 0.0)
+    return np.where(_kept(sheet), np.where(sheet.right, 1.0, -10.0), 0.0)
+
+
+def _kept(sheet: Sheet) -> Bools:
+    """The rows a student answers by itself."""
+    return np.asarray(sheet.confidence >= sheet.certificate.threshold, np.bool_)
+
+
+def _at_stake(evidence: Evidence) -> bool:
+    """True if the champion answers anything by itself, so that something can get worse."""
+    return evidence.old is not None and keep_rate(evidence.old) > 0.0
 
 
 def _at_most(name: str, value: float, limit: float, says: str) -> Check:
