@@ -14,8 +14,9 @@ from pathlib import Path
 
 from understudy.cli.days import totals
 from understudy.cli.demo_data import DemoData, load_demo_data
-from understudy.cli.demo_setup import prepare, prepare_folder, shadow_answers
+from understudy.cli.demo_setup import prepare, shadow_answers
 from understudy.cli.demo_world import DemoWorld
+from understudy.cli.folder import prepare_folder
 from understudy.cli.output import progress
 from understudy.cli.report import StreamReport
 from understudy.cli.stream import Played, play

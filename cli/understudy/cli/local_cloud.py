@@ -45,6 +45,11 @@ class LoopThread:
             future.cancel()
             raise DeadlineError(f"no answer within {timeout_s:g} s") from error
 
+    @property
+    def closed(self) -> bool:
+        """True once nothing can be run any more."""
+        return self._loop.is_closed()
+
     def close(self) -> None:
         """Ends loop and thread; safe to repeat."""
         if not self._loop.is_closed():
@@ -72,8 +77,9 @@ class LocalCloud:
 
     def close(self) -> None:
         """Stops the teacher; safe to repeat. The log belongs to who opened it."""
-        self._loop.call(self.teacher.stop(), 60.0)
-        self._loop.close()
+        if not self._loop.closed:
+            self._loop.call(self.teacher.stop(), 60.0)
+            self._loop.close()
 
     def predict(
         self, record: EscalationRecord, timeout_s: float, *, traceparent: str = ""

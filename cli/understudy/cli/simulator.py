@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from understudy.cli.days import totals
+from understudy.cli.folder import prepare_folder
 from understudy.cli.local_cloud import LocalCloud
 from understudy.cli.night_line import night_reason
 from understudy.cli.nightly import as_examples
@@ -87,6 +88,7 @@ def simulate(options: SimulateOptions) -> StreamReport:
     require_labels(options.seed, seed)
     test = read_rows(options.test) if options.test else ()
     days = split_days(stream, options.days)
+    prepare_folder(options.out)
     with SimulatedWorld(options, seed, stream, test) as world:
         with progress("teaching the first student", 1) as bar:
             world.start()
@@ -124,7 +126,6 @@ class SimulatedWorld:
         self._options, self._test = options, test
         self._seed: tuple[Example, ...] = as_examples(tuple(seed))
         self._stack = ExitStack()
-        options.out.mkdir(parents=True, exist_ok=True)
         labels = tuple(sorted({row.recorded for row in seed}))
         self._log = SqliteLog(options.out / "log.db")
         self._stack.callback(self._log.close)
