@@ -97,3 +97,20 @@ def affordable_audit_rate(budget: float, escalated_share: float, rates: AuditRat
         raise InvalidValueError(f"escalated_share must lie in [0, 1], not {escalated_share}")
     kept = 1.0 - escalated_share
     return rates.within((budget - escalated_share) / kept if kept > 0.0 else rates.floor)
+
+
+def early_budget(budget: float, progress: float, lead: float = 0.5) -> float:
+    """The budget at one point of a stream whose length is known: more early, the same in all.
+
+    A label asked for early teaches all that follows. Falls on a straight line from `budget * (1 +
+    lead)` to `budget * (1 - lead)`; its mean is `budget`, so the governor's bound holds for the
+    whole.
+
+    Args:
+        budget: Largest share of requests that may call the teacher, over the whole stream.
+        progress: Share of the stream that is over, in [0, 1].
+        lead: How uneven, in [0, 1).
+    """
+    if not (0.0 <= progress <= 1.0 and 0.0 <= lead < 1.0):
+        raise InvalidValueError("progress must lie in [0, 1] and lead in [0, 1)")
+    return min(1.0, budget * (1.0 + lead * (1.0 - 2.0 * progress)))

@@ -115,13 +115,14 @@ def _tally(confidence: Floats, error: Bools) -> tuple[Floats, NDArray[np.int64],
     return -values, counts, np.bincount(place[error], minlength=size)
 
 
-def certify(
+def certify(  # noqa: PLR0913 - each is a column of the rows or a choice, by keyword
     confidence: ArrayLike,
     agree: ArrayLike,
     contract: Contract,
     *,
     slices: Iterable[str] | None = None,
     reliable: ArrayLike | None = None,
+    trained: ArrayLike | None = None,
     grid: ArrayLike | None = None,
     looks: int = 1,
 ) -> Certificate:
@@ -135,6 +136,8 @@ def certify(
         slices: Slice name of each row, empty for none. Each slice gets a threshold of its own, at
             least the whole's, all under one family-wise correction.
         reliable: False where the teacher could not be trusted; such rows are set aside.
+        trained: True where the student or its calibration learned from the row; such rows are left
+            out, for a student agrees with what it was shown.
         grid: Thresholds a selective certificate walks over, fixed from other, unlabelled rows;
             quantiles of these rows when omitted.
         looks: How many times these rows are used to certify; the doubt is shared out over them.
@@ -143,9 +146,9 @@ def certify(
         DataError: If a confidence or an agreement is out of range.
         InvalidValueError: If lengths differ or `looks` is not positive.
     """
-    audits = _audits(confidence, agree, slices, reliable, looks)
+    audits = _audits(confidence, agree, slices, reliable, trained)
     names = sorted({name for name in audits.slices if name})
-    delta = (1.0 - contract.confidence) / (looks * (len(names) + 1))
+    delta = shared_delta(1.0 - contract.confidence, looks, len(names))
     points = None if grid is None else np.asarray(grid, dtype=np.float64)
     found = find_threshold(audits.steps(), contract, delta, points)
     parts = tuple(_certify_slice(n, audits.only(n), contract, delta, found) for n in names)
@@ -161,6 +164,27 @@ def certify(
         slices=parts,
         unreliable_rows=audits.unreliable,
     )
+
+
+def shared_delta(delta: float, looks: int, slices: int) -> float:
+    """The doubt each promise may spend, so that all of them together keep `delta` (Bonferroni)."""
+    if looks < 1:
+        raise InvalidValueError(f"looks must be positive, not {looks}")
+    return delta / (looks * (slices + 1))
+
+
+def fresh_rows(trained: ArrayLike | None, rows: int) -> Bools:
+    """Says which rows may certify: those nothing learned from."""
+    if trained is None:
+        return np.ones(rows, dtype=bool)
+    fresh: Bools = ~np.asarray(trained, dtype=bool)
+    return fresh
+
+
+def errors_of(agree: Floats) -> Bools:
+    """Says which rows are errors. NaN differs from 1: a label that never came is one."""
+    wrong: Bools = agree != 1.0
+    return wrong
 
 
 def find_threshold(
@@ -274,17 +298,17 @@ def _audits(
     agree: ArrayLike,
     slices: Iterable[str] | None,
     reliable: ArrayLike | None,
-    looks: int,
+    trained: ArrayLike | None,
 ) -> Audits:
     sure, same = _checked(confidence, agree)
     names = ("",) * len(sure) if slices is None else tuple(slices)
     trusted = np.ones(len(sure), bool) if reliable is None else np.asarray(reliable, dtype=bool)
-    if len(names) != len(sure) or trusted.shape != sure.shape or looks < 1:
-        raise InvalidValueError("certify needs one slice and one reliability a row, and a look")
-    # NaN differs from 1: a label that never came is an error.
-    error = same[trusted] != 1.0
-    kept_names = tuple(n for n, t in zip(names, trusted, strict=True) if t)
-    return Audits(sure[trusted], error, kept_names, int((~trusted).sum()))
+    fresh = fresh_rows(trained, len(sure))
+    if len(names) != len(sure) or not (trusted.shape == fresh.shape == sure.shape):
+        raise InvalidValueError("slices, reliable and trained need one entry a row")
+    used = trusted & fresh
+    kept_names = tuple(name for name, use in zip(names, used, strict=True) if use)
+    return Audits(sure[used], errors_of(same[used]), kept_names, int((fresh & ~trusted).sum()))
 
 
 def _checked(confidence: ArrayLike, agree: ArrayLike) -> tuple[Floats, Floats]:

@@ -164,6 +164,14 @@ def test_rows_of_an_untrustworthy_teacher_are_set_aside_and_counted() -> None:
     assert found.threshold == certify(confidence[reliable], agree[reliable], FIVE).threshold
 
 
+def test_rows_that_were_learned_from_do_not_certify() -> None:
+    confidence, agree = traffic(400)
+    trained = np.arange(400) % 2 == 0
+    found = certify(confidence, agree, FIVE, trained=trained)
+
+    assert found == certify(confidence[~trained], agree[~trained], FIVE)
+
+
 def test_equal_confidences_are_kept_or_escalated_together() -> None:
     # A threshold cannot part them on the edge, so it must not part them here.
     found = certify([0.9] * 100 + [0.5] * 100, [1] * 100 + [1] * 80 + [0] * 20, FIVE)
@@ -294,6 +302,7 @@ def test_a_wrong_row_is_named(confidence: list[float], agree: list[float], row: 
         pytest.param({"agree": [1]}, id="lengths"),
         pytest.param({"slices": ["a"]}, id="slices"),
         pytest.param({"reliable": [True]}, id="reliable"),
+        pytest.param({"trained": [True]}, id="trained"),
         pytest.param({"looks": 0}, id="looks"),
     ],
 )
