@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -68,11 +69,22 @@ class Metrics:
             "teacher_failures", "Inputs the teacher failed on", ["reason"], **make
         )
         self._gauges = _Gauges(make)
+        # Finding a child by its labels costs more than counting; these are asked for by every call.
+        self._call_children = functools.cache(
+            lambda method, code: (
+                self._calls.labels(method, code),
+                self._call_seconds.labels(method),
+            )
+        )
+        self._record_child = functools.cache(
+            lambda task, kind, way: self._records.labels(task, kind.value, way)
+        )
 
     def called(self, method: str, code: str, seconds: float) -> None:
         """One gRPC call has ended."""
-        self._calls.labels(method, code).inc()
-        self._call_seconds.labels(method).observe(seconds)
+        counter, histogram = self._call_children(method, code)
+        counter.inc()
+        histogram.observe(seconds)
 
     def refused(self, error: BaseException) -> None:
         """A call or a record was refused."""
@@ -81,7 +93,7 @@ class Metrics:
     def took(self, records: Iterable[EscalationRecord], way: str) -> None:
         """Records are durable; `way` is `predict` or `feedback`."""
         for record in records:
-            self._records.labels(record.task, record.kind.value, way).inc()
+            self._record_child(record.task, record.kind, way).inc()
 
     def looked_up(self, *, found: bool) -> None:
         """The exact cache was asked."""

@@ -1,14 +1,15 @@
 """Many concurrent escalations, one call to the teacher.
 
 A call to the teacher costs the same for one input as for many, so inputs that are there at the same
-moment go together. One alone goes at once; while calls are under way, inputs wait for company until
-the batch is full, `max_wait_s` has passed, or a call has come back.
+moment go together. One that comes alone leaves at once. After a call has left, the next leaves when
+its batch is full or `max_wait_s` later, so that inputs which arrive close together share a call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -60,6 +61,7 @@ class Gatherer:
         self._queue: deque[_Waiting] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Handle | None = None
+        self._departed_s = -math.inf
         self._closed = False
 
     def __repr__(self) -> str:
@@ -107,9 +109,12 @@ class Gatherer:
         if len(self._queue) >= self._max_batch:
             self._depart()
         elif self._timer is None:
-            # One turn of the loop lets everything that has already arrived come along.
-            wait_s = self._max_wait_s if self._calls else 0.0
-            self._timer = loop.call_later(wait_s, self._depart)
+            due_s = self._departed_s + self._max_wait_s
+            if due_s > loop.time():
+                self._timer = loop.call_at(due_s, self._depart)
+            else:
+                # One turn of the loop lets everything that has already arrived come along.
+                self._timer = loop.call_soon(self._depart)
 
     def _depart(self) -> None:
         if self._timer:
@@ -117,6 +122,7 @@ class Gatherer:
             self._timer = None
         batch = self._take(time.time())
         if batch:
+            self._departed_s = asyncio.get_running_loop().time()
             call = asyncio.create_task(self._call(batch))
             self._calls.add(call)
             call.add_done_callback(self._returned)
@@ -124,8 +130,7 @@ class Gatherer:
 
     def _returned(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        if self._queue:
-            self._depart()
+        self._wake()
 
     def _take(self, now_unix_s: float) -> list[_Waiting]:
         """The next batch; who has gone away or run out of time is not asked about."""

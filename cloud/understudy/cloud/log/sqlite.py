@@ -46,6 +46,9 @@ CREATE TABLE IF NOT EXISTS pending (             -- read, not yet acknowledged
 ) STRICT, WITHOUT ROWID;
 """
 _COLUMNS = "sequence, record, teacher, logged_unix_s"
+_INSERT = "INSERT INTO rows (node, event_id, subject, logged_unix_s, record, teacher) VALUES "
+_VALUES = "(?, ?, ?, ?, ?, ?)"
+_STATEMENT_ROWS = 256
 _SCAN_PAGE = 512
 _BUSY_TIMEOUT_S = 10.0
 _NO_SEQUENCE = (1 << 63) - 1
@@ -72,8 +75,11 @@ class SqliteLog:
 
     def append(self, rows: Sequence[NewRow]) -> list[LoggedRow]:
         """Makes rows durable in one commit and returns them as they stand in the log."""
-        with self._transaction() as connection:
-            return [self._insert(connection, row) for row in rows]
+        stored: list[LoggedRow] = []
+        for start in range(0, len(rows), _STATEMENT_ROWS):
+            part = rows[start : start + _STATEMENT_ROWS]
+            stored += self._insert_new(part) or self._insert_each(part)
+        return stored
 
     def find(self, event_id: str, node: str) -> LoggedRow | None:
         """The row of that event from that node."""
@@ -177,22 +183,34 @@ class SqliteLog:
             self._writer.close()
             self._reader.close()
 
+    def _insert_new(self, rows: Sequence[NewRow]) -> list[LoggedRow]:
+        """All rows by one statement, which is one commit; [] if one of them was there before.
+
+        One statement leaves and takes Python's interpreter lock once: with one for each row, the
+        gateway's event loop and this thread would hand the lock to and fro all the time.
+        """
+        logged = self._now()
+        values = [value for row in rows for value in _to_values(row, logged)]
+        with self._lock, _our_errors(self._path):
+            try:
+                inserted = self._writer.execute(_INSERT + ", ".join([_VALUES] * len(rows)), values)
+            except sqlite3.IntegrityError:
+                return []
+            # One writer at a time and no conflict: the sequences are consecutive.
+            first = (inserted.lastrowid or 0) - len(rows) + 1
+        return [LoggedRow(first + i, r.record, r.teacher, logged) for i, r in enumerate(rows)]
+
+    def _insert_each(self, rows: Sequence[NewRow]) -> list[LoggedRow]:
+        with self._transaction() as connection:
+            return [self._insert(connection, row) for row in rows]
+
     def _insert(self, connection: sqlite3.Connection, row: NewRow) -> LoggedRow:
-        record, logged = row.record, self._now()
+        logged = self._now()
         inserted = connection.execute(
-            "INSERT INTO rows (node, event_id, subject, logged_unix_s, record, teacher) "
-            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (
-                record.node,
-                record.event_id,
-                record.subject,
-                logged,
-                encode_record(record),
-                encode_label(row.teacher),
-            ),
+            f"{_INSERT}{_VALUES} ON CONFLICT DO NOTHING", _to_values(row, logged)
         )
         if inserted.rowcount == 1 and inserted.lastrowid is not None:
-            return LoggedRow(inserted.lastrowid, record, row.teacher, logged)
+            return LoggedRow(inserted.lastrowid, row.record, row.teacher, logged)
         return self._merge(connection, row)
 
     def _merge(self, connection: sqlite3.Connection, row: NewRow) -> LoggedRow:
@@ -284,6 +302,18 @@ def _lag(connection: sqlite3.Connection, consumer: str, handed_out: int) -> int:
         "SELECT COUNT(*) FROM rows WHERE sequence > ?", (handed_out,)
     ).fetchone()[0]
     return int(waiting + new)
+
+
+def _to_values(row: NewRow, logged_unix_s: float) -> tuple[object, ...]:
+    record = row.record
+    return (
+        record.node,
+        record.event_id,
+        record.subject,
+        logged_unix_s,
+        encode_record(record),
+        encode_label(row.teacher),
+    )
 
 
 def _to_row(found: tuple[int, bytes, bytes | None, float]) -> LoggedRow:

@@ -1,0 +1,166 @@
+"""How many escalations a second the gateway takes, against a bare grpc.aio echo with the same TLS.
+
+Three questions, each measured side by side in rounds that take turns:
+
+1. throughput, gateway against echo; p50 and p99 at half that load
+2. a thousand connected nodes
+3. one hostile node that floods: what the others notice
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from gateway_fleet import (
+    Badge,
+    Load,
+    Plan,
+    cpu_seconds,
+    echo_process,
+    enroll_nodes,
+    gateway_process,
+    memory_mb,
+    percentile,
+    play,
+    prepare_state,
+    run_load,
+    write_config,
+)
+
+
+def throughput(folder: Path, rounds: int, seconds: float, processes: int) -> dict[str, object]:
+    config = write_config(folder)
+    prepare_state(config)
+    badges = enroll_nodes(config, 8)
+    rates: dict[str, list[float]] = {"echo": [], "gateway": []}
+    costs: dict[str, list[float]] = {"echo": [], "gateway": []}
+    with echo_process(config) as echo, gateway_process(config) as gateway:
+        for _ in range(rounds):
+            for name, (pid, address) in (("echo", echo), ("gateway", gateway)):
+                before = cpu_seconds(pid)
+                load = run_load(address, badges, Plan(seconds, depth=8), processes)
+                used = cpu_seconds(pid) - before
+                done = len(load.latencies)
+                rates[name].append(done / load.seconds)
+                costs[name].append(used / (done * (seconds + 1.0) / seconds) * 1e6)
+        half = statistics.median(rates["gateway"]) / 2
+        paced = [
+            run_load(gateway[1], badges, Plan(seconds * 2, rate=half), processes)
+            for _ in range(rounds)
+        ]
+    p50 = [percentile(load.latencies, 0.5) * 1e3 for load in paced]
+    p99 = [percentile(load.latencies, 0.99) * 1e3 for load in paced]
+    ratios = [g / e for g, e in zip(rates["gateway"], rates["echo"], strict=True)]
+    return {
+        "echo_per_s": statistics.median(rates["echo"]),
+        "gateway_per_s": statistics.median(rates["gateway"]),
+        "ratio": statistics.median(ratios),
+        "echo_cpu_us": statistics.median(costs["echo"]),
+        "gateway_cpu_us": statistics.median(costs["gateway"]),
+        "half_load_per_s": half,
+        "half_load_p50_ms": statistics.median(p50),
+        "half_load_p99_ms": statistics.median(p99),
+        "p99_over_p50": statistics.median(b / a for a, b in zip(p50, p99, strict=True)),
+        "failures": sum(sum(load.failures.values()) for load in paced),
+    }
+
+
+def many_nodes(folder: Path, nodes: int, seconds: float, processes: int) -> dict[str, object]:
+    config = write_config(folder)
+    prepare_state(config)
+    badges = enroll_nodes(config, nodes)
+    with gateway_process(config) as (pid, address):
+        empty = memory_mb(pid)
+        load = run_load(address, badges, Plan(seconds, rate=200.0, warm_s=2.0), processes)
+        full = memory_mb(pid)
+    return {
+        "nodes": nodes,
+        "answered": len(load.latencies),
+        "failures": load.failures,
+        "p50_ms": percentile(load.latencies, 0.5) * 1e3,
+        "p99_ms": percentile(load.latencies, 0.99) * 1e3,
+        "kb_per_node": (full - empty) * 1024 / nodes,
+    }
+
+
+def hostile(folder: Path, rounds: int, seconds: float) -> dict[str, object]:
+    quotas = "{requests_per_s: 50, bytes_per_s: 1e6, teacher_calls_per_s: 50, burst_s: 2}"
+    config = write_config(folder, quotas=quotas)
+    prepare_state(config)
+    badges = enroll_nodes(config, 21)
+    honest, villain = badges[:20], badges[20]
+    calm, attacked, floods = [], [], []
+    with gateway_process(config) as (_, address):
+        plan = Plan(seconds, rate=100.0)
+        for _ in range(rounds):
+            calm.append(run_load(address, honest, plan, 1))
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                flood = pool.apply_async(_flood, (address, villain, seconds + 4.0))
+                time.sleep(1.5)
+                attacked.append(run_load(address, honest, plan, 1))
+                floods.append(flood.get())
+    return {
+        "calm_p99_ms": _median_p99(calm),
+        "attacked_p99_ms": _median_p99(attacked),
+        "ratio": statistics.median(
+            percentile(b.latencies, 0.99) / percentile(a.latencies, 0.99)
+            for a, b in zip(calm, attacked, strict=True)
+        ),
+        "honest_failures": sum(sum(load.failures.values()) for load in attacked),
+        "flood_refused_per_s": statistics.median(
+            f.failures.get("RESOURCE_EXHAUSTED", 0) / f.seconds for f in floods
+        ),
+        "flood_served_per_s": statistics.median(len(f.latencies) / f.seconds for f in floods),
+    }
+
+
+def _flood(address: str, villain: Badge, seconds: float) -> Load:
+    return play(address, [villain], Plan(seconds, depth=200, warm_s=0.0))
+
+
+def _median_p99(loads: list[Load]) -> float:
+    return statistics.median(percentile(load.latencies, 0.99) for load in loads) * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="longer rounds, 1,000 nodes")
+    parser.add_argument("--only", choices=["throughput", "nodes", "hostile"])
+    parser.add_argument("--processes", type=int, default=2, help="load processes")
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    options = parser.parse_args()
+    rounds, seconds, nodes = (5, 10.0, 1000) if options.full else (3, 4.0, 200)
+    found: dict[str, object] = {}
+    with tempfile.TemporaryDirectory(prefix="gateway-") as name:
+        questions = {
+            "throughput": lambda at: throughput(at, rounds, seconds, options.processes),
+            "nodes": lambda at: many_nodes(at, nodes, seconds * 2, options.processes),
+            "hostile": lambda at: hostile(at, rounds, seconds),
+        }
+        for question, measure in questions.items():
+            if options.only in (None, question):
+                folder = Path(name) / question
+                folder.mkdir()
+                found[question] = measure(folder)
+    _print(found)
+    if options.out:
+        options.out.write_text(json.dumps(found, indent=1))
+
+
+def _print(found: dict[str, object]) -> None:
+    print("| question | figure | value |\n|---|---|---|")
+    for question, figures in found.items():
+        assert isinstance(figures, dict)
+        for name, value in figures.items():
+            shown = f"{value:.4g}" if isinstance(value, float) else value
+            print(f"| {question} | {name} | {shown} |")
+
+
+if __name__ == "__main__":
+    main()
