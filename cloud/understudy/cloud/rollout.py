@@ -93,9 +93,9 @@ def judge_stage(plan: RolloutPlan, counts: Counts, age_s: float, cohort: int) ->
         age_s: Seconds since the stage began.
         cohort: Nodes of the stage that were heard of lately, asked already or not.
     """
-    tried = counts.failed + counts.committed
-    if evidence(counts.failed, tried, plan.tolerated_failures) >= 1 / plan.alpha:
-        return StageVerdict(Step.HALT, f"{counts.failed} of {tried} nodes took it back")
+    counted = counts.counted_failed + counts.counted_committed
+    if evidence(counts.counted_failed, counted, plan.tolerated_failures) >= 1 / plan.alpha:
+        return StageVerdict(Step.HALT, f"{counts.counted_failed} of {counted} nodes took it back")
     pairs = counts.shadow_losses + counts.shadow_wins
     if evidence(counts.shadow_losses, pairs, 0.5) >= 1 / plan.alpha:
         return StageVerdict(
@@ -103,6 +103,7 @@ def judge_stage(plan: RolloutPlan, counts: Counts, age_s: float, cohort: int) ->
         )
     if counts.silent >= 3 and counts.silent > plan.tolerated_silence * counts.offered:
         return StageVerdict(Step.HALT, f"{counts.silent} of {counts.offered} nodes fell silent")
+    tried = counts.failed + counts.committed
     if age_s >= plan.stage_s and tried >= plan.decided_share * cohort:
         return StageVerdict(Step.ADVANCE, f"{counts.committed} of {counts.offered} nodes committed")
     return StageVerdict(Step.STAY)

@@ -27,11 +27,11 @@ CREATE TABLE IF NOT EXISTS pins (
   node TEXT NOT NULL, task TEXT NOT NULL, bundle TEXT NOT NULL, PRIMARY KEY (node, task));
 """
 _COUNTS = """
-SELECT count(*),
-  coalesce(sum(outcome = 'committed' AND decided_unix_s >= :since), 0),
-  coalesce(sum(outcome = 'failed' AND decided_unix_s >= :since), 0),
+SELECT count(*), coalesce(sum(outcome = 'committed'), 0), coalesce(sum(outcome = 'failed'), 0),
   coalesce(sum(outcome = '' AND coalesce(seen_unix_s, 0) < :silent), 0),
-  coalesce(sum(wins), 0), coalesce(sum(losses), 0)
+  coalesce(sum(wins), 0), coalesce(sum(losses), 0),
+  coalesce(sum(outcome = 'committed' AND decided_unix_s >= :since), 0),
+  coalesce(sum(outcome = 'failed' AND decided_unix_s >= :since), 0)
 FROM offers LEFT JOIN nodes ON nodes.node = offers.node AND nodes.task = :task
 WHERE sequence = :sequence
 """
@@ -96,6 +96,8 @@ class Counts:
         silent: Of these, undecided and not heard of.
         shadow_wins: Disputed requests in which the teacher agreed with the new student.
         shadow_losses: Disputed requests in which the teacher agreed with the champion.
+        counted_committed: Of the committed, those that the stop rule counts.
+        counted_failed: Of the failed, those that the stop rule counts; a resume begins anew.
     """
 
     offered: int = 0
@@ -104,6 +106,8 @@ class Counts:
     silent: int = 0
     shadow_wins: int = 0
     shadow_losses: int = 0
+    counted_committed: int = 0
+    counted_failed: int = 0
 
 
 class RolloutBook:
