@@ -135,6 +135,8 @@ def _cloud_config(contract: dict[str, Any]) -> dict[str, Any]:
             "check_in_s": 1.0,
         },
         "operator": {"address": "127.0.0.1:0"},
+        # One node only: no stages to wait for.
+        "rollout": {"stages": [1.0], "stage_s": 1.0, "check_in_s": 1.0, "busy_check_in_s": 1.0},
         "quotas": {"requests_per_s": 0, "bytes_per_s": 0, "teacher_calls_per_s": 0},
     }
 

@@ -234,13 +234,18 @@ class DemoWorld:
             "deadline_ms": 5000.0,
             "audit": {"rate": self._audit_rate},
         }
-        fields["updater"] = {**fields.get("updater", {}), "check_interval_s": 1.0}
+        fields["updater"] = {
+            **fields.get("updater", {}),
+            "check_interval_s": 1.0,
+            "probation_requests": 50,
+            "probation_s": 1.0,
+        }
         path.write_text(yaml.safe_dump(fields, sort_keys=False), encoding="utf-8")
 
     def _open_log(self) -> Any:  # noqa: ANN401 - closing() of the log
         from contextlib import closing
 
-        from understudy.cloud.app import open_log
         from understudy.cloud.config import load_config
+        from understudy.cloud.parts import open_log
 
         return closing(open_log(load_config(self._places.cloud_yaml)))

@@ -18,6 +18,8 @@ from understudy.cli.commands.cloud import app as cloud
 from understudy.cli.commands.demo import HELP as DEMO_HELP
 from understudy.cli.commands.demo import demo
 from understudy.cli.commands.distill import app as distill
+from understudy.cli.commands.doctor import HELP as DOCTOR_HELP
+from understudy.cli.commands.doctor import doctor
 from understudy.cli.commands.edge import app as edge
 from understudy.cli.commands.node import app as node
 from understudy.cli.commands.policy import app as policy
@@ -33,8 +35,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo", help=DEMO_HELP)(demo)
-app.command("simulate", help=SIMULATE_HELP)(simulate)
+app.command("demo", help=DEMO_HELP, epilog="Example: understudy demo --out demo")(demo)
+app.command(
+    "simulate",
+    help=SIMULATE_HELP,
+    epilog="Example: understudy simulate --seed seed.jsonl --stream stream.jsonl --out out",
+)(simulate)
+app.command("doctor", help=DOCTOR_HELP, epilog="Example: understudy doctor --cloud cloud.yaml")(
+    doctor
+)
 app.add_typer(cloud, name="cloud")
 app.add_typer(node, name="node")
 app.add_typer(distill, name="distill")

@@ -80,7 +80,7 @@ def run_nightly(
         ConfigError: If a file or key is missing.
         DataError: If there is nothing to learn from.
     """
-    from understudy.cloud.app import open_log
+    from understudy.cloud.parts import open_log
     from understudy.distill_loop.night import Sources
     from understudy.distill_loop.run import first_student, run_night
     from understudy.distill_loop.workspace import Workspace

@@ -81,8 +81,8 @@ def render(config: Config = DEFAULT) -> None:
 
 
 def _status(path: Path) -> CloudStatus:
-    from understudy.cloud.app import open_log
     from understudy.cloud.config import load_config
+    from understudy.cloud.parts import open_log
     from understudy.cloud.process import read_state_file
 
     config = load_config(path)

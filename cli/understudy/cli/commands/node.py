@@ -91,13 +91,12 @@ def revoke(
 @contextmanager
 def enrolment_of(path: Path) -> Iterator[Enrolment]:
     """The enrolment desk of a cloud's configuration."""
-    from understudy.cloud.app import open_enrolment
     from understudy.cloud.config import load_config
-    from understudy.cloud.state import SqliteState
+    from understudy.cloud.parts import open_enrolment, open_state
 
     config = load_config(path)
     Path(config.state_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
-    state = SqliteState(config.path("state.db"))
+    state = open_state(config)
     try:
         yield open_enrolment(config, state)
     finally:

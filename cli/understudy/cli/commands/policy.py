@@ -112,3 +112,69 @@ def _pair(path: Path, number: int, row: dict[str, str]) -> tuple[float, float]:
     if agree not in (0.0, 1.0):
         raise DataError(f"{path}: row {number} has an agree that is neither 0 nor 1: {agree:g}")
     return confidence, agree
+
+
+@app.command(
+    epilog="Example: understudy policy plan --requests-per-day 20000 --audit-rate 0.02"
+    " --max-quality-loss 0.02 --disagreement 0.1"
+)
+def plan(
+    requests_per_day: Annotated[float, typer.Option(help="Requests of the whole fleet.")],
+    audit_rate: Annotated[float, typer.Option(help="Share of requests audited.")] = 0.02,
+    disagreement: Annotated[
+        float | None, typer.Option(help="How often student and teacher differ, if known.")
+    ] = None,
+    max_quality_loss: Loss = 0.02,
+    confidence: Confidence = 0.95,
+    kind: Kind = RiskKind.JOINT,
+    as_json: AsJson = False,
+) -> None:
+    """Says how many audits and days a contract needs, and what it can save at best."""
+    from understudy.router.plan import Traffic
+    from understudy.router.plan import plan as make_plan
+
+    contract = Contract(max_quality_loss=max_quality_loss, confidence=confidence, kind=kind)
+    traffic = Traffic(
+        requests_per_day=requests_per_day, audit_rate=audit_rate, disagreement=disagreement
+    )
+    show_fields(make_plan(contract, traffic), as_json=as_json)
+
+
+@app.command(
+    "what-if",
+    epilog="Example: understudy policy what-if -c cloud.yaml --threshold 0.8",
+)
+def what_if(
+    config: Annotated[Path, typer.Option("-c", "--config", help="The cloud's YAML file.")] = Path(
+        "cloud.yaml"
+    ),
+    threshold: Annotated[
+        float | None, typer.Option(help="A threshold; the contract's own if not named.")
+    ] = None,
+    requests: Annotated[
+        float | None, typer.Option(help="Requests the log stands for, if known.")
+    ] = None,
+    audit_rate: Annotated[float, typer.Option(help="Share of requests audited.")] = 0.02,
+    max_quality_loss: Loss = 0.02,
+    confidence: Confidence = 0.95,
+    as_json: AsJson = False,
+) -> None:
+    """Judges a threshold or a contract that never ran, on what was logged; asks no model."""
+    from understudy.cloud.config import load_config
+    from understudy.cloud.parts import open_log
+    from understudy.router.offpolicy import Terms, read_log, what_if_contract
+    from understudy.router.offpolicy import what_if as judge
+
+    cloud = load_config(config)
+    log = open_log(cloud)
+    try:
+        columns, _ = read_log(log.scan(), requests=requests)
+    finally:
+        log.close()
+    terms = Terms(audit_rate=audit_rate, confidence=confidence)
+    if threshold is not None:
+        found = judge(columns, threshold, terms)
+    else:
+        contract = Contract(max_quality_loss=max_quality_loss, confidence=confidence)
+        found = what_if_contract(columns, contract, terms)
+    show_fields(found, as_json=as_json)

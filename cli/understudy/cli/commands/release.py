@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from understudy.cli.commands.cloud import DEFAULT, Config
 from understudy.cli.output import show_table
 from understudy.types.errors import ConfigError
 
 if TYPE_CHECKING:
     from understudy.cloud.releases import Publisher, Release
+    from understudy.cloud.rollout import Rollout
 
 app = typer.Typer(no_args_is_help=True, help="Offer signed students to the fleet, and roll back.")
 PASSPHRASE = "UNDERSTUDY_PASSPHRASE"  # noqa: S105 - the variable's name
@@ -128,3 +133,67 @@ def _say(what: str, release: Release) -> None:
 def _when(release: Release) -> str:
     moment = datetime.fromtimestamp(release.offer.published_unix_s, UTC)
     return moment.strftime("%Y-%m-%d %H:%M")
+
+
+@app.command(epilog="Example: understudy release verify 3f2a --releases releases")
+def verify(
+    bundle: Annotated[str, typer.Argument(help="Id of the bundle, or its beginning.")],
+    releases: Releases = DEFAULT_RELEASES,
+) -> None:
+    """Explains in words why a bundle may be believed, from the root of trust to its last byte."""
+    from understudy.cloud.releases.explain import explain
+
+    findings = explain(releases, bundle, time.time())
+    for finding in findings:
+        typer.echo(finding.sentence, err=not finding.holds)
+    if not all(finding.holds for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: understudy release pause -c cloud.yaml --channel stable")
+def pause(config: Config = DEFAULT, channel: Channel = "stable", task: Task = "classify") -> None:
+    """Stops offering the channel's newest release; nodes that have it keep it."""
+    with rollout_of(config) as rollout:
+        state = rollout.pause(task, channel, time.time())
+    typer.echo(f"paused: {state.bundle[:12]} on {channel}")
+
+
+@app.command(epilog="Example: understudy release resume -c cloud.yaml --channel stable")
+def resume(config: Config = DEFAULT, channel: Channel = "stable", task: Task = "classify") -> None:
+    """Goes on with a paused rollout."""
+    with rollout_of(config) as rollout:
+        state = rollout.resume(task, channel, time.time())
+    typer.echo(f"resumed: {state.bundle[:12]} on {channel}")
+
+
+@app.command(epilog="Example: understudy release pin shop-berlin 3f2a -c cloud.yaml")
+def pin(
+    node: Annotated[str, typer.Argument(help="Id of the node.")],
+    bundle: Annotated[str, typer.Argument(help="Id of a bundle on offer; none: as it is.")] = "",
+    config: Config = DEFAULT,
+    task: Task = "classify",
+    release: Annotated[bool, typer.Option("--unpin", help="Follow the channel again.")] = False,
+) -> None:
+    """Keeps a node at one bundle, or lets it follow its channel again."""
+    with rollout_of(config) as rollout:
+        if release:
+            rollout.unpin(node, task)
+        else:
+            rollout.pin(node, task, bundle)
+    typer.echo(f"{node} {'follows its channel' if release else 'is pinned'}")
+
+
+@contextmanager
+def rollout_of(path: Path) -> Iterator[Rollout]:
+    """The rollout of a cloud's configuration."""
+    from understudy.cloud.config import load_config
+    from understudy.cloud.parts import open_rollout
+    from understudy.cloud.releases import ReleaseRepository
+
+    config = load_config(path)
+    store = ReleaseRepository.open(config.path(config.releases_dir)).store()
+    rollout = open_rollout(config, store)
+    try:
+        yield rollout
+    finally:
+        rollout.close()
