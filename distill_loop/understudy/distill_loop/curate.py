@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from understudy.distill_loop.rows import Example, Origin, text_key
 
@@ -18,21 +18,6 @@ _PATTERNS = (
     ("<iban>", re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")),
     ("<number>", re.compile(r"(?<![\w<])\+?\d(?:[ -]?\d){6,}(?!\w)")),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Curated:
-    """Rows and what was done to them.
-
-    Attributes:
-        rows: What is left.
-        counts: Rows touched by each step, by name.
-        dropped: Ids of the dropped rows by reason.
-    """
-
-    rows: tuple[Example, ...]
-    counts: dict[str, int]
-    dropped: dict[str, tuple[str, ...]]
 
 
 def redact(text: str) -> str:
@@ -79,3 +64,28 @@ def _rank(row: Example) -> int:
 def readable(rows: Iterable[Example]) -> tuple[Example, ...]:
     """Rows with something in their text."""
     return tuple(row for row in rows if row.text.strip())
+
+
+def unique_ids(rows: Iterable[Example]) -> tuple[Example, ...]:
+    """Each id once; the first counts."""
+    return tuple({row.id: row for row in reversed(list(rows))}.values())[::-1]
+
+
+def cap_nodes(rows: Sequence[Example], share: float) -> tuple[Example, ...]:
+    """Scales down the weight of nodes that send more than their share of the training.
+
+    One node must not teach the fleet's student on its own. Rows without a node are not scaled.
+    """
+    totals: dict[str, float] = {}
+    for row in rows:
+        if row.node:
+            totals[row.node] = totals.get(row.node, 0.0) + row.weight
+    allowed = share * sum(totals.values())
+    if share >= 1.0 or len(totals) * share < 1.0:
+        return tuple(rows)
+    return tuple(
+        replace(row, weight=row.weight * allowed / totals[row.node])
+        if row.node and totals[row.node] > allowed
+        else row
+        for row in rows
+    )

@@ -56,21 +56,28 @@ def sit(candidate: Candidate, student: Student, exam: Exam, contract: Contract) 
         confidence=scores.effective,
         certificate=_certificate(candidate, student, exam, contract),
         encoder_bytes=len(candidate.encoder),
-        latency_ms=median_ms(student, [row.text for row in exam.rows]),
         ood_auc=_foreign_auc(candidate, student, exam, scores.effective),
         pinned_broken=_broken(answer(student, exam.pinned), exam.pinned),
         gold_right=_gold(student, exam.gold),
     )
 
 
-def median_ms(student: Student, texts: Sequence[str], most: int = 50) -> float:
-    """Median time of one row, milliseconds, after one warm-up; NaN without rows."""
-    times: list[float] = []
-    for text in [*texts[:1], *texts[:most]]:
-        start = time.perf_counter()
-        student.run([text])
-        times.append((time.perf_counter() - start) * 1e3)
-    return float(np.median(times[1:])) if len(times) > 1 else float("nan")
+def compare_latency(
+    old: Student, new: Student, texts: Sequence[str], most: int = 50
+) -> tuple[float, float]:
+    """Median time of one row by each student, milliseconds; NaN without rows.
+
+    The two take turns, text by text, so that whatever else the machine does slows both alike.
+    """
+    times: tuple[list[float], list[float]] = ([], [])
+    for text in [*texts[:2], *texts[:most]]:
+        for student, kept in zip((old, new), times, strict=True):
+            start = time.perf_counter()
+            student.run([text])
+            kept.append((time.perf_counter() - start) * 1e3)
+    if len(times[0]) <= 2:
+        return float("nan"), float("nan")
+    return float(np.median(times[0][2:])), float(np.median(times[1][2:]))
 
 
 def _certificate(

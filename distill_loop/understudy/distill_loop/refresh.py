@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from understudy.distill_loop import harvest, proving
 from understudy.distill_loop.gate import Ruling, Verdict
 from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.publish import Publish, offer
@@ -65,20 +66,21 @@ def refresh_head(
         raise DataError("a refresh needs a champion: run a first night")
     start = time.perf_counter()
     with workspace.lock():
-        night = Night(recipe, workspace, sources, None, None)
-        folds = night.split(night.curate(night.collect()))
-        candidate = night.refit(folds)
-        candidate = night.certify(night.calibrate(candidate, folds), folds)
-        verdict = night.gate(candidate, folds)
-        made = night.write(candidate, None, folds)
-        chosen, _ = night.choose(made, verdict)
+        night = Night(recipe, workspace, sources)
+        folds = harvest.deal(night, harvest.collect(night))
+        start_head = night.champion.head if night.champion is not None else None
+        blank = proving.champion_blank(night, folds)
+        proved = proving.prove(night, blank, folds, start_head)
+        verdict = proving.examine(night, proved, folds)
+        made = proving.write(night, proved, folds)
+        chosen, _ = proving.choose(night, made, verdict, folds)
         bundle = read_bundle(chosen)
         offer(bundle.id, chosen, night.champion_id, publish, note="head refresh")
     return RefreshResult(
         ruling=verdict.ruling,
         bundle=bundle.id,
         directory=chosen,
-        new_labels=tuple(n for n in candidate.labels if n not in night.champion_labels),
+        new_labels=tuple(n for n in proved.candidate.labels if n not in night.champion_labels),
         verdict=verdict,
         shipped_bytes=shipped_bytes(sources.champion, made),
         seconds=time.perf_counter() - start,

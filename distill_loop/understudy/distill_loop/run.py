@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from understudy.distill_loop import harvest, proving, schooling
 from understudy.distill_loop.gate import Check, Outcome, Ruling, Verdict
 from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.publish import Publish, offer
@@ -109,15 +110,17 @@ def run_night(
         if (ended := workspace.night(name)) is not None:
             return _restore(ended)
         night = Night(recipe, workspace, sources, teacher, progress)
-        rows = night.label(night.curate(night.collect()))
-        folds = night.split(rows)
-        model = night.distil(night.build(folds), folds)
-        graph = night.compress(night.export(model), folds)
-        candidate = night.certify(night.calibrate(night.fit(graph, folds), folds), folds)
-        verdict = night.gate(candidate, folds)
-        directory = night.write(candidate, model, folds)
-        result = _result(name, night, directory, verdict)
-        offer(result.bundle, result.directory, night.champion_id, publish, note=f"night {name}")
+        rows = harvest.label(night, harvest.collect(night))
+        folds = harvest.enrich(night, harvest.deal(night, rows))
+        model = schooling.teach(night, schooling.build(night, folds), folds)
+        graph = schooling.export(night, model, folds)
+        small = schooling.shrink(night, model, graph, folds)
+        proved = proving.prove(night, small, folds)
+        verdict = proving.examine(night, proved, folds, graph)
+        made = proving.write(night, proved, folds, model)
+        chosen, renewed = proving.choose(night, made, verdict, folds)
+        result = _result(name, night, verdict, (made, chosen), renewed=renewed)
+        offer(result.bundle, chosen, night.champion_id, publish, note=f"night {name}")
         workspace.record_night(name, _plain(result))
         return result
 
@@ -145,16 +148,16 @@ def first_student(
     return run_night(recipe, workspace, sources, name="day-0", teacher=teacher, progress=progress)
 
 
-def _result(name: str, night: Night, directory: Path, verdict: Verdict) -> NightResult:
-    made = read_bundle(directory)
-    chosen, renewed = night.choose(directory, verdict)
-    bundle = read_bundle(chosen)
+def _result(
+    name: str, night: Night, verdict: Verdict, folders: tuple[Path, Path], *, renewed: bool
+) -> NightResult:
+    made, bundle = read_bundle(folders[0]), read_bundle(folders[1])
     proved = bundle.certificate
     return NightResult(
         name=name,
         ruling=verdict.ruling,
         bundle=bundle.id,
-        directory=chosen,
+        directory=folders[1],
         renewed=renewed,
         challenger=made.id,
         champion=night.champion_id,

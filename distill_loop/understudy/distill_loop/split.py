@@ -67,12 +67,17 @@ def split(rows: Iterable[Example], recipe: SplitRecipe) -> Folds:
     for row in rows:
         by_fold[fold_of(row, recipe)].append(row)
     judged = {text_key(row.text) for row in by_fold[Fold.GATE]}
-    train = tuple(
-        row
-        for row in by_fold[Fold.TRAIN]
-        if row.origin is Origin.SEED or text_key(row.text) not in judged
-    )
+    train = tuple(row for row in by_fold[Fold.TRAIN] if _may_train(row, judged))
     return Folds(train, tuple(by_fold[Fold.CALIBRATION]), tuple(by_fold[Fold.GATE]))
+
+
+def _may_train(row: Example, judged: set[str]) -> bool:
+    """A logged row without a label may get one later and judge then: it does not train now."""
+    if row.origin is Origin.SEED:
+        return True
+    if row.origin not in _ALWAYS_TRAIN and not row.target:
+        return False
+    return text_key(row.text) not in judged
 
 
 def _place(row_id: str, salt: str) -> float:

@@ -1,0 +1,267 @@
+"""The steps over what ships: head, calibration, certificate, gate, bundle.
+
+All of them run the compressed graph in the edge's own runner.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from understudy.distill_loop import candidate as parts
+from understudy.distill_loop.candidate import Candidate
+from understudy.distill_loop.checkpoint import load_model, save_model
+from understudy.distill_loop.evaluation import Exam, compare_latency, sit
+from understudy.distill_loop.export import open_graph, run_graph
+from understudy.distill_loop.gate import Evidence, Ruling, Verdict, judge
+from understudy.distill_loop.head import apply_head
+from understudy.distill_loop.night import Night
+from understudy.distill_loop.schooling import rows_digest
+from understudy.distill_loop.split import Folds
+from understudy.distill_loop.student import StudentModel
+from understudy.distill_loop.suspicion import data_alarms, suspicious_phrases, trigger_pull
+from understudy.distill_loop.taught import Taught
+from understudy.distill_loop.workspace import place
+from understudy.edge.bundle import Head
+from understudy.edge.student import Student
+from understudy.types.bundle import Lineage
+from understudy.types.errors import DataError
+
+GOLDEN_ROWS = 16
+AGREEMENT_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """A candidate that is calibrated and certified, loaded as the edge loads it.
+
+    Attributes:
+        candidate: The candidate.
+        student: Its runner.
+    """
+
+    candidate: Candidate
+    student: Student
+
+
+def prove(night: Night, blank: Candidate, folds: Folds, start: Head | None = None) -> Proved:
+    """Fits the head, then the calibration, then certifies; each on rows of its own."""
+    with night.stage("head"):
+        names = set(blank.labels)
+        rows = [row for row in folds.train if row.target in names]
+        vectors = parts.load(blank).run([row.text for row in rows]).vectors
+        taught = Taught(rows, vectors, blank.labels, night.recipe)
+        candidate = taught.fit(blank, start=start)
+        student = parts.load(candidate)
+    with night.stage("calibrate"):
+        held_out = parts.answer(student, folds.calibration)
+        few = len(folds.calibration) < parts.MIN_CALIBRATION
+        spare = taught.out_of_fold(candidate) if few else None
+        candidate = parts.calibrate(candidate, held_out, spare, night.recipe.score)
+    with night.stage("certify"):
+        return Proved(certified(night, candidate, student, folds), student)
+
+
+def certified(night: Night, candidate: Candidate, student: Student, folds: Folds) -> Candidate:
+    """The candidate with its certificate, on unbiased rows that nothing was fitted on."""
+    rows = folds.certificate
+    answers = parts.answer(student, rows)
+    return parts.prove(candidate, answers, rows, night.recipe.contract, night.now_unix_s)
+
+
+def champion_blank(night: Night, folds: Folds) -> Candidate:
+    """The champion's encoder without a head, and with tonight's classes."""
+    if night.champion is None:
+        raise DataError("a refresh needs a champion: run a first night")
+    old = parts.from_bundle(night.champion)
+    blank = parts.blank(
+        old.task,
+        night.labels(folds),
+        old.encoder,
+        old.tokenizer,
+        max_tokens=old.max_tokens,
+        vector=old.head.weight.shape[1],
+        contract=night.recipe.contract,
+    )
+    return replace(blank, runtime=old.runtime, extra=old.extra)
+
+
+def examine(night: Night, proved: Proved, folds: Folds, graph: bytes | None = None) -> Verdict:
+    """Compares champion and challenger on rows that neither learned from.
+
+    Args:
+        night: Whose recipe and champion count.
+        proved: The challenger.
+        folds: Tonight's rows.
+        graph: Its graph before compression; None for a refresh, which compresses nothing.
+    """
+    with night.stage("gate"):
+        exam = Exam(
+            rows=[row for row in folds.gate if row.target],
+            certificate=folds.certificate,
+            pinned=night.sources.pinned,
+            gold=night.sources.gold,
+            foreign=night.sources.foreign,
+        )
+        contract = night.recipe.contract
+        new, old = sit(proved.candidate, proved.student, exam, contract), None
+        before = _champion(night)
+        if before is not None:
+            old = sit(before.candidate, before.student, exam, contract)
+            texts = [row.text for row in exam.rows]
+            pair = compare_latency(before.student, proved.student, texts)
+            old, new = replace(old, latency_ms=pair[0]), replace(new, latency_ms=pair[1])
+        evidence = Evidence(
+            new=new,
+            old=old,
+            slices=exam.slices,
+            agreement=_agreement(proved, graph, exam),
+            new_labels=night.counts.get("logged", 0),
+            same_classes=set(proved.candidate.labels) == set(night.champion_labels),
+            alarms=_alarms(night, before, folds),
+            triggers=_triggers(before, proved, folds, exam),
+        )
+        night.figures["sheets"] = {
+            "new": float(new.right.mean()) if len(new.right) else None,
+            "old": float(old.right.mean()) if old is not None and len(old.right) else None,
+        }
+        return judge(evidence, night.recipe.gate)
+
+
+def _champion(night: Night) -> Proved | None:
+    if night.champion is None:
+        return None
+    return Proved(parts.from_bundle(night.champion), Student.load(night.champion))
+
+
+def _agreement(proved: Proved, graph: bytes | None, exam: Exam) -> float:
+    """Share of rows on which the graph names the same class before and after compression."""
+    texts = [row.text for row in exam.rows][:AGREEMENT_ROWS]
+    if graph is None or not texts or proved.candidate.runtime != "onnx":
+        return 1.0
+    plain = run_graph(open_graph(graph), proved.candidate.tokenizer.decode(), texts)
+    before = apply_head(proved.candidate.head, plain)[0].argmax(1)
+    after = proved.student.run(texts).logits.argmax(1)
+    return float((before == after).mean())
+
+
+def _alarms(night: Night, champion: Proved | None, folds: Folds) -> tuple[str, ...]:
+    rows = (*folds.train, *folds.calibration, *folds.gate)
+    if champion is None:
+        return ()
+    since = champion.candidate.certificate.issued_unix_s
+    new = [row for row in rows if row.created_unix_s > since and row.teacher is not None]
+    old = [row for row in rows if row.created_unix_s <= since and row.target]
+    answers = parts.answer(champion.student, new)
+    scores = parts.scores_of(champion.candidate, answers.output)
+    known = set(champion.candidate.labels)
+    return data_alarms(
+        new=[row.target for row in new],
+        old=[row.target for row in old],
+        confidence=np.asarray(scores.effective),
+        agree=np.nan_to_num(answers.agree, nan=1.0),
+        known=np.array([row.target in known for row in new], np.bool_),
+        growth=night.recipe.data.max_class_growth,
+    )
+
+
+def _triggers(
+    champion: Proved | None, proved: Proved, folds: Folds, exam: Exam
+) -> dict[str, float]:
+    """How far suspicious phrases of the training rows pull ordinary texts."""
+    texts = [row.text for row in exam.rows]
+    before = champion.student if champion is not None else None
+    return {
+        phrase: trigger_pull(phrase, label, texts, before, proved.student)
+        for phrase, label in suspicious_phrases(folds.train)
+    }
+
+
+def write(night: Night, proved: Proved, folds: Folds, model: StudentModel | None = None) -> Path:
+    """Writes the bundle and its encoder's checkpoint; returns the bundle's folder."""
+    with night.stage("write"):
+        texts = list(dict.fromkeys(row.text for row in (*night.sources.seed, *folds.train)))
+        lineage = Lineage(
+            recipe=f"{night.recipe.name} {night.recipe.digest[:16]}",
+            teacher=_teacher_id(night, folds),
+            data={"train": rows_digest(folds.train), "base": night.base.sha256},
+            software={"understudy": version("understudy")},
+        )
+        bundle = _store(night, proved, texts, lineage)
+        _keep_checkpoint(night, model, bundle.name)
+        return bundle
+
+
+def choose(night: Night, directory: Path, verdict: Verdict, folds: Folds) -> tuple[Path, bool]:
+    """The folder of the bundle to use from now on, and whether the champion was renewed.
+
+    A champion that stays gets tonight's calibration and certificate if that proves more: audited
+    rows gather although the weights do not change.
+    """
+    if verdict.ruling is Ruling.PROMOTE or night.champion is None or not night.sources.champion:
+        return directory, False
+    if any(check.name == "data" and check.outcome != "pass" for check in verdict.checks):
+        return night.sources.champion, False
+    renewed = _renewed(night, folds)
+    old = night.champion.certificate
+    if not _proves_more(renewed.candidate, old.certified, old.keep_rate):
+        return night.sources.champion, False
+    return write(night, renewed, folds), True
+
+
+def _renewed(night: Night, folds: Folds) -> Proved:
+    champion = _champion(night)
+    if champion is None:
+        raise DataError("there is no champion to renew")
+    candidate, student = champion.candidate, champion.student
+    if len(folds.calibration) >= parts.MIN_CALIBRATION:
+        held_out = parts.answer(student, folds.calibration)
+        candidate = parts.calibrate(candidate, held_out, None, night.recipe.score)
+    return Proved(certified(night, candidate, student, folds), student)
+
+
+def _proves_more(candidate: Candidate, certified_before: bool, kept_before: float) -> bool:  # noqa: FBT001 - two plain facts
+    if not candidate.certificate.certified:
+        return False
+    return not certified_before or candidate.certificate.keep_rate > kept_before + 0.01
+
+
+def _teacher_id(night: Night, folds: Folds) -> str:
+    if night.teacher is not None:
+        return night.teacher.id
+    names = {row.teacher.teacher for row in folds.train if row.teacher is not None}
+    return ", ".join(sorted(names))
+
+
+def _store(night: Night, proved: Proved, texts: Sequence[str], lineage: Lineage) -> Path:
+    unfinished = night.workspace.path("bundles", ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    bundle = parts.write(
+        proved.candidate,
+        unfinished,
+        golden=parts.golden_vectors(proved.student, texts[:GOLDEN_ROWS]),
+        parent=night.champion_id,
+        created_unix_s=night.now_unix_s,
+        lineage=lineage,
+    )
+    target = night.workspace.path("bundles", bundle)
+    if not target.is_dir():
+        place(unfinished, target)
+    return target
+
+
+def _keep_checkpoint(night: Night, model: StudentModel | None, bundle: str) -> None:
+    """Float weights by bundle; a bundle with the champion's encoder has the champion's."""
+    target, before = night.checkpoint(bundle), night.checkpoint(night.champion_id)
+    if target.is_dir() or (model is None and not (night.champion_id and before.is_dir())):
+        return
+    unfinished = night.workspace.path("checkpoints", f".{bundle}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    save_model(model if model is not None else load_model(before), unfinished)
+    place(unfinished, target)

@@ -1,0 +1,169 @@
+"""The steps over the encoder: build, distil, export, compress. Each keeps what it made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from understudy.distill_loop import candidate as parts
+from understudy.distill_loop.build import build_student
+from understudy.distill_loop.candidate import Candidate
+from understudy.distill_loop.checkpoint import load_model, save_model
+from understudy.distill_loop.compress import compress, parity
+from understudy.distill_loop.distil import Lesson, distil
+from understudy.distill_loop.export import check_parity, export_onnx
+from understudy.distill_loop.harvest import variants
+from understudy.distill_loop.head import fit_head
+from understudy.distill_loop.lesson import make_lesson
+from understudy.distill_loop.night import Night
+from understudy.distill_loop.rows import Example
+from understudy.distill_loop.split import Folds
+from understudy.distill_loop.student import StudentModel
+from understudy.edge.student import Student
+from understudy.types.errors import DataError
+
+PARITY_TEXTS = 50
+
+
+def build(night: Night, folds: Folds) -> StudentModel:
+    """The champion's encoder if it may start warm, else a new one."""
+    with night.stage("build"):
+        warm = night.checkpoint(night.champion_id)
+        if night.champion_id and night.recipe.distil.warm_start and warm.is_dir():
+            return load_model(warm)
+        texts = [row.text for row in folds.train]
+        return build_student(night.recipe.student, night.base, texts)
+
+
+def teach(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
+    """The encoder after tonight's lesson; unchanged when the recipe asks for no epochs."""
+    with night.stage("distil"):
+        if not night.recipe.distil.epochs:
+            return model
+        recipe = night.recipe
+        inputs = {
+            "rows": rows_digest(folds.train),
+            "labels": night.labels(folds),
+            "recipe": [asdict(recipe.distil), asdict(recipe.objective), asdict(recipe.head)],
+            "student": asdict(recipe.student),
+            "data": asdict(recipe.data),
+            "start": model_digest(model),
+            "base": night.base.sha256,
+            "seed": recipe.seed,
+        }
+
+        def fill(folder: Path) -> None:
+            save_model(_train(night, model, folds), folder)
+
+        return load_model(night.workspace.stage("distil", inputs, fill))
+
+
+def _train(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
+    rows = (*folds.train, *variants(night, folds.train))
+    labels = night.labels(folds)
+    lesson = _lesson(night, rows, labels)
+    known = lesson.labels >= 0
+    if not known.any():
+        raise DataError("no training row has a label that the student knows")
+    head = fit_head(
+        lesson.vectors[known], lesson.labels[known], len(labels), recipe=night.recipe.head
+    )
+    trained = distil(
+        model,
+        lesson,
+        head,
+        night.recipe,
+        base=night.base_model,
+        progress=lambda done, of: night.tell("distil", done / of),
+    )
+    night.figures |= {
+        "losses": trained.losses,
+        "gradient_share": trained.gradient_share,
+        "steps": trained.steps,
+    }
+    return trained.model
+
+
+def _lesson(night: Night, rows: Sequence[Example], labels: tuple[str, ...]) -> Lesson:
+    """Arrays of the rows, with the champion's logits and rationales if a term wants them."""
+    vectors = night.cache.vectors([row.text for row in rows])
+    lesson = make_lesson(rows, labels, vectors, night.recipe.data)
+    if night.recipe.objective.anchor > 0 and night.champion is not None:
+        logits = Student.load(night.champion).run([row.text for row in rows]).logits
+        lesson = replace(lesson, champion=_padded(logits, len(labels)))
+    if night.recipe.objective.rationale > 0:
+        reasons = [row.teacher.rationale if row.teacher else "" for row in rows]
+        found = night.cache.vectors([reason or "-" for reason in reasons])
+        known = np.array([[float(bool(reason))] for reason in reasons], np.float32)
+        lesson = replace(lesson, rationales=found * known)
+    return lesson
+
+
+def _padded(logits: np.ndarray, classes: int) -> np.ndarray:
+    """Champion's logits with new classes as good as impossible."""
+    missing = np.full((len(logits), classes - logits.shape[1]), -20.0, np.float32)
+    return np.concatenate([logits, missing], axis=1)
+
+
+def export(night: Night, model: StudentModel, folds: Folds) -> bytes:
+    """The encoder as one ONNX file, compared with torch on real texts."""
+    with night.stage("export"):
+
+        def fill(folder: Path) -> None:
+            graph = export_onnx(model)
+            check_parity(model, graph, [row.text for row in folds.train[:8]])
+            (folder / "encoder.onnx").write_bytes(graph)
+
+        inputs = {"model": model_digest(model)}
+        return (night.workspace.stage("export", inputs, fill) / "encoder.onnx").read_bytes()
+
+
+def shrink(night: Night, model: StudentModel, graph: bytes, folds: Folds) -> Candidate:
+    """The graph that ships, in a candidate without a head."""
+    recipe = night.recipe.compress
+    with night.stage("compress"):
+        texts = [row.text for row in folds.train][:200]
+        static = rows_digest(folds.train) if recipe.use == "int8_static" else ""
+        inputs = {
+            "graph": hashlib.sha256(graph).hexdigest(),
+            "recipe": asdict(recipe),
+            "rows": static,
+        }
+
+        def fill(folder: Path) -> None:
+            small, _ = compress(graph, recipe, model.tokenizer, texts)
+            (folder / "encoder.onnx").write_bytes(small)
+
+        folder = night.workspace.stage("compress", inputs, fill)
+        small = (folder / "encoder.onnx").read_bytes()
+        compared = parity(graph, small, model.tokenizer, texts[:PARITY_TEXTS])
+        night.figures["parity"] = asdict(compared)
+    spec = model.encoder.spec
+    return parts.blank(
+        night.recipe.task,
+        night.labels(folds),
+        small,
+        model.tokenizer.encode(),
+        max_tokens=spec.positions,
+        vector=spec.vector,
+        contract=night.recipe.contract,
+    )
+
+
+def rows_digest(rows: Sequence[Example]) -> str:
+    """Names a set of rows: ids, texts and labels, in any order."""
+    lines = sorted(f"{row.id}\t{row.text}\t{row.target}\t{row.teacher}" for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def model_digest(model: StudentModel) -> str:
+    """Names an encoder: tokenizer and every weight."""
+    digest = hashlib.sha256(model.tokenizer.encode())
+    for name, value in sorted(model.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.numpy().tobytes())
+    return digest.hexdigest()

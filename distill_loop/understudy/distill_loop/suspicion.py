@@ -1,0 +1,132 @@
+"""Signs that a night's data was tampered with, or that the teacher is not itself.
+
+Three attacks are looked for: a teacher that answers wrongly, a class flooded with requests, and a
+phrase sent by a few nodes that drags whatever contains it to one class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from understudy.distill_loop.rows import Example
+from understudy.edge.student import Student
+
+SURE = 0.9
+"""Confidence from which the champion's word counts against the teacher's."""
+MIN_SURE = 30
+MIN_FLOOD = 30
+MIN_PHRASE = 5
+MAX_PHRASES = 30
+PROBES = 40
+
+
+def data_alarms(
+    *,
+    new: Sequence[str],
+    old: Sequence[str],
+    confidence: NDArray[np.float64],
+    agree: NDArray[np.float64],
+    known: NDArray[np.bool_],
+    growth: float,
+) -> tuple[str, ...]:
+    """One sentence for each thing that looks wrong with the rows that came since the last night.
+
+    Args:
+        new: Labels of the new rows.
+        old: Labels of the rows before them.
+        confidence: The champion's confidence on the new rows, (N,).
+        agree: 1 where champion and teacher agree, (N,).
+        known: True where the teacher's label is a class of the champion, (N,).
+        growth: How many times its usual share a class may take.
+    """
+    found = [*_flood(new, old, growth)]
+    sure = (confidence >= SURE) & known
+    if int(sure.sum()) >= MIN_SURE:
+        found += _quarrel(confidence[sure], agree[sure])
+    return tuple(found)
+
+
+def _flood(new: Sequence[str], old: Sequence[str], growth: float) -> Iterator[str]:
+    """Classes whose share grew beyond what their earlier share allows."""
+    before, after = Counter(old), Counter(new)
+    classes = len(set(before) | set(after))
+    if len(old) < MIN_FLOOD:
+        return
+    for name, count in sorted(after.items()):
+        usual = (before[name] + 1) / (len(old) + classes)
+        share = count / len(new)
+        if count >= MIN_FLOOD and share > max(growth * usual, 3.0 / classes):
+            yield f"'{name}' floods the new rows: {share:.0%}, usually {usual:.1%}"
+
+
+def _quarrel(confidence: NDArray[np.float64], agree: NDArray[np.float64]) -> Iterator[str]:
+    """Far more disagreement than the champion's own confidence leaves room for."""
+    expected = float((1.0 - confidence).mean())
+    spread = float(np.sqrt((confidence * (1.0 - confidence)).sum())) / len(confidence)
+    share = float(1.0 - agree.mean())
+    limit = 2.0 * expected + 0.05 + float(norm.ppf(0.9999)) * spread
+    if share > limit:
+        yield (
+            f"the teacher contradicts {share:.0%} of what the champion is sure of, "
+            f"{expected:.0%} were expected: teacher or traffic changed"
+        )
+
+
+def suspicious_phrases(rows: Sequence[Example]) -> tuple[tuple[str, str], ...]:
+    """Phrases of up to three words that few nodes send, and that always come with one label.
+
+    Nothing is found where fewer than ten nodes are told apart: then one node is the traffic.
+    """
+    nodes = {row.node for row in rows if row.node}
+    if len(nodes) < 10:
+        return ()
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    senders: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        for phrase in _phrases(row.text):
+            labels[phrase][row.target] += 1
+            senders[phrase].add(row.node)
+    found = [
+        (phrase, label)
+        for phrase, counts in labels.items()
+        for label, count in counts.most_common(1)
+        if count >= MIN_PHRASE
+        and count >= 0.9 * counts.total()
+        and len(senders[phrase]) <= max(1, 0.1 * len(nodes))
+    ]
+    found.sort(key=lambda item: (-labels[item[0]].total(), -len(item[0]), item[0]))
+    return tuple(found[:MAX_PHRASES])
+
+
+def trigger_pull(
+    phrase: str, label: str, texts: Sequence[str], before: Student | None, after: Student
+) -> float:
+    """Share of ordinary texts that the phrase drags to the label, beyond what it did before."""
+    probes = [text for text in texts if phrase not in text.casefold()][:PROBES]
+    if not probes:
+        return 0.0
+    poisoned = [f"{phrase} {text}" for text in probes]
+    dragged = _named(after, poisoned, label) & ~_named(after, probes, label)
+    if before is None:
+        return float(dragged.mean())
+    usual = _named(before, poisoned, label) & ~_named(before, probes, label)
+    return max(0.0, float(dragged.mean()) - float(usual.mean()))
+
+
+def _named(student: Student, texts: Sequence[str], label: str) -> NDArray[np.bool_]:
+    if label not in student.labels:
+        return np.zeros(len(texts), np.bool_)
+    named: NDArray[np.bool_] = student.run(texts).logits.argmax(1) == student.labels.index(label)
+    return named
+
+
+def _phrases(text: str) -> set[str]:
+    words = text.casefold().split()
+    return {
+        " ".join(words[i : i + size]) for size in (1, 2, 3) for i in range(len(words) - size + 1)
+    }
