@@ -68,11 +68,18 @@ class LiveRisk:
             raise InvalidValueError("wealth needs one row a threshold and one column a bet")
 
     @classmethod
-    def start(cls, contract: Contract, grid: Sequence[float]) -> LiveRisk:
-        """Begins for a new bundle."""
+    def start(cls, contract: Contract, grid: Sequence[float], *, attempt: int = 1) -> LiveRisk:
+        """Begins for a new bundle.
+
+        Args:
+            contract: What is to be proved.
+            grid: Thresholds, strict to loose.
+            attempt: 1 for a bundle's first account, 2 for one begun after an alarm, and so on; all
+                attempts together keep the contract's doubt.
+        """
         return cls(
             rate=contract.max_quality_loss,
-            delta=1.0 - contract.confidence,
+            delta=(1.0 - contract.confidence) / (attempt * (attempt + 1)),
             selective=contract.kind is RiskKind.SELECTIVE,
             grid=tuple(grid),
             log_wealth=np.zeros((len(grid), len(BETS))),
@@ -86,11 +93,6 @@ class LiveRisk:
         stake = np.array(BETS) * (row.weight / (1.0 - self.rate))
         gain = np.log1p(np.outer(self.rate * fair - loss, stake))
         return replace(self, log_wealth=np.minimum(self.log_wealth + gain, self.log_cap))
-
-    @property
-    def promise(self) -> tuple[float, float, bool]:
-        """Rate, delta and kind: what an account can be compared by."""
-        return self.rate, self.delta, self.selective
 
     @property
     def log_cap(self) -> float:

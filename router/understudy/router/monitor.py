@@ -199,7 +199,7 @@ class LiveMonitor:
         """From here on only rows after the change count."""
         self.alarmed = True
         self.alarms += 1
-        self.live = LiveRisk.start(self.watch.contract, self.live.grid)
+        self.live = LiveRisk.start(self.watch.contract, self.live.grid, attempt=self.alarms + 1)
 
     def _end_alarm(self) -> None:
         self.alarmed = False
@@ -212,6 +212,7 @@ class LiveMonitor:
             "format": FORMAT,
             "bundle": self.watch.bundle,
             "threshold": None if threshold == NEVER_KEEP else threshold,
+            "contract": _plain(self.watch.contract),
             "live": self.live.to_dict(),
             "drift": self.drift.to_dict(),
             "alarmed": self.alarmed,
@@ -234,14 +235,19 @@ class LiveMonitor:
 
     @classmethod
     def _restored(cls, plain: Mapping[str, Any], watch: Watch) -> LiveMonitor:
+        stored = NEVER_KEEP if plain["threshold"] is None else float(plain["threshold"])
+        found = (plain["format"], plain["bundle"], stored, plain["contract"])
+        if found != (FORMAT, watch.bundle, watch.threshold, _plain(watch.contract)):
+            raise ValueError("it belongs to another bundle, contract or version")
         restored = cls(watch)
         live, drift = LiveRisk.from_dict(plain["live"]), DriftDetector.from_dict(plain["drift"])
-        stored = NEVER_KEEP if plain["threshold"] is None else float(plain["threshold"])
-        found = (plain["format"], plain["bundle"], stored, live.promise)
-        if found != (FORMAT, watch.bundle, watch.threshold, restored.live.promise):
-            raise ValueError("it belongs to another bundle, contract or version")
         restored.live, restored.drift = live, drift
         restored.alarmed, restored.alarms = bool(plain["alarmed"]), int(plain["alarms"])
         restored.counts = Counter({str(k): int(v) for k, v in plain["counts"].items()})
         restored._seen = OrderedDict.fromkeys(map(str, plain["seen"]))
         return restored
+
+
+def _plain(contract: Contract) -> list[float | str]:
+    """What two promises are compared by."""
+    return [contract.max_quality_loss, contract.confidence, contract.kind.value]

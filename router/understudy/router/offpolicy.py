@@ -185,18 +185,25 @@ def risk_snips(log: Log, threshold: float, confidence: float = 0.95) -> Estimate
 
 def risk_dr(log: Log, threshold: float, confidence: float = 0.95) -> Estimate:
     """What the calibration expects of every request, corrected on the labelled ones."""
-    kept = log.confidence >= threshold
-    expected = np.where(kept, 1.0 - np.clip(log.confidence, 0.0, 1.0), 0.0)
-    weights, size = log.weights, log.size
-    surprise = weights * (_wrongly_kept(log, threshold) - expected)
-    # Requests the log does not hold are represented by the labelled rows that stand for them.
-    direct = expected if log.complete else weights * expected
-    terms = direct + surprise
+    terms, size = dr_terms(log, threshold), log.size
     value = float(terms.sum() / size)
-    unseen = float(weights[kept].max(initial=1.0))
+    unseen = float(log.weights[log.confidence >= threshold].max(initial=1.0))
     variance = float(((terms - terms.mean()) ** 2).sum() + unseen**2) / size**2
     half = float(stats.norm.ppf(0.5 + confidence / 2)) * variance**0.5
     return _estimate(value, value - half, value + half)
+
+
+def dr_terms(log: Log, threshold: float) -> Floats:
+    """The doubly robust terms, shape (N,); their sum over the requests is the risk, unbiased.
+
+    They may be negative or above 1 one by one. In a log of labelled rows only, those rows stand for
+    the requests it does not hold, and what is left is the inverse propensity estimate.
+    """
+    kept = log.confidence >= threshold
+    expected = np.where(kept, 1.0 - np.clip(log.confidence, 0.0, 1.0), 0.0)
+    direct = expected if log.complete else log.weights * expected
+    terms: Floats = direct + log.weights * (_wrongly_kept(log, threshold) - expected)
+    return terms
 
 
 def escalated_share(log: Log, threshold: float, confidence: float = 0.95) -> Estimate:

@@ -96,6 +96,14 @@ def test_clean_labels_prove_the_contract_in_the_end() -> None:
     assert 0.5 == after(live, *[RIGHT] * 150).threshold
 
 
+def test_every_attempt_of_a_bundle_spends_its_share_of_doubt() -> None:
+    # An account begun anew after each alarm would else prove anything in the end.
+    attempts = [LiveRisk.start(FIVE, GRID, attempt=n).delta for n in range(1, 1000)]
+
+    assert attempts[0] == pytest.approx(0.025)
+    assert sum(attempts) < 0.05
+
+
 def test_proof_ends_at_the_first_threshold_without_it() -> None:
     # Errors between the two thresholds speak against the lower only.
     unsure = Evidence(0.6, error=True)
@@ -148,7 +156,7 @@ def test_selective_proof_counts_kept_rows_only_and_pays_for_its_grid() -> None:
     escalated = Evidence(0.2, error=False, weight=0.1)
 
     assert 0.0 == pytest.approx(after(start, *[escalated] * 50).log_evidence[0])
-    assert start.log_proof == pytest.approx(math.log(2 / 0.05))
+    assert start.log_proof == pytest.approx(math.log(2 / 0.025))
     loose_only = replace(start, log_wealth=np.array([[0.0] * 5, [5.0] * 5]))
     assert 0.5 == loose_only.threshold
 

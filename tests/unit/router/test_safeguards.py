@@ -53,7 +53,7 @@ def all_slices_keep_their_promise_together() -> None:
 
 
 def proof_is_lost_when_the_labels_turn() -> None:
-    proved = after(LiveRisk.start(FIVE, (0.5,)), *[RIGHT] * 110)
+    proved = after(LiveRisk.start(FIVE, (0.5,)), *[RIGHT] * 125)
 
     assert proved.threshold == 0.5
     assert after(proved, *[WRONG] * 60).threshold == NEVER_KEEP
@@ -62,7 +62,7 @@ def proof_is_lost_when_the_labels_turn() -> None:
 def a_good_year_earns_no_more_than_a_good_month() -> None:
     year = after(LiveRisk.start(FIVE, (0.5,)), *[RIGHT] * 4000)
 
-    assert year.log_wealth.max() <= math.log(10 / 0.05) + 1e-9
+    assert year.log_wealth.max() <= math.log(10 / year.delta) + 1e-9
 
 
 def a_student_that_learned_by_heart_is_not_certified() -> None:
