@@ -6,20 +6,22 @@ import asyncio
 import json
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import grpc
+import numpy as np
 
 from understudy.cloud.authority import make_request, open_authority
+from understudy.cloud.config import load_config
+from understudy.cloud.process import read_state_file
 from understudy.cloud.state import SqliteState
 from understudy.wire.v1 import inference_pb2, records_pb2
 
@@ -64,7 +66,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 def write_config(folder: Path, **sections: str) -> Path:
     """A cloud.yaml with the replay teacher; `sections` replace or add top-level keys."""
     recordings = folder / "answers.jsonl"
-    rng = random.Random(1)
+    rng = np.random.default_rng(1)
     with recordings.open("w") as file:
         for text in TEXTS:
             weights = [rng.random() ** 4 for _ in LABELS]
@@ -86,8 +88,6 @@ def write_config(folder: Path, **sections: str) -> Path:
 
 def enroll_nodes(config_path: Path, count: int) -> list[Badge]:
     """Signs certificates as the enrolment desk does, without its one-time tokens."""
-    from understudy.cloud.config import load_config
-
     config = load_config(config_path)
     authority = open_authority(config.path("ca"))
     badges = []
@@ -112,15 +112,13 @@ def gateway_process(config_path: Path) -> Iterator[tuple[int, str]]:
 def start_gateway(config_path: Path) -> subprocess.Popen[bytes]:
     program = (
         "import sys; from pathlib import Path; from understudy.cloud.config import load_config; "
-        "from understudy.cloud.process import run_gateway; run_gateway(load_config(Path(sys.argv[1])))"
+        "from understudy.cloud.process import run_gateway; "
+        "run_gateway(load_config(Path(sys.argv[1])))"
     )
-    return subprocess.Popen([sys.executable, "-c", program, str(config_path)])
+    return subprocess.Popen([sys.executable, "-c", program, str(config_path)])  # noqa: S603 - our own
 
 
 def wait_for_address(config_path: Path, process: subprocess.Popen[bytes]) -> str:
-    from understudy.cloud.config import load_config
-    from understudy.cloud.process import read_state_file
-
     config = load_config(config_path)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -148,8 +146,6 @@ def echo_process(config_path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _run_echo(config_path: Path, ready: object) -> None:
-    from understudy.cloud.config import load_config
-
     config = load_config(config_path)
     authority = open_authority(config.path("ca"))
     shown = authority.issue_server(["localhost", "127.0.0.1"], days=1)
@@ -230,19 +226,16 @@ async def _play(address: str, badges: Sequence[Badge], plan: Plan) -> Load:
     gate = asyncio.Semaphore(32)  # so many handshakes at once
     await asyncio.gather(*(_connect(channel, gate) for channel in channels))
     load = Load()
-    calls = [_method(channel) for channel in channels]
     started = time.perf_counter()
     begin, end = started + plan.warm_s, started + plan.warm_s + plan.seconds
+    players = [
+        Player(_method(channel), badge.node, plan, load, begin, np.random.default_rng(number))
+        for number, (channel, badge) in enumerate(zip(channels, badges, strict=True))
+    ]
     if plan.rate:
-        await _paced(calls, badges, plan, load, begin, end)
+        await _paced(players, plan.rate, end)
     else:
-        await asyncio.gather(
-            *(
-                _loop(call, badge.node, plan, load, begin, end)
-                for call, badge in zip(calls, badges, strict=True)
-                for _ in range(plan.depth)
-            )
-        )
+        await asyncio.gather(*(p.loop(end) for p in players for _ in range(plan.depth)))
     load.seconds = time.perf_counter() - begin
     await asyncio.gather(*(channel.close() for channel in channels))
     return load
@@ -253,53 +246,62 @@ async def _connect(channel: grpc.aio.Channel, gate: asyncio.Semaphore) -> None:
         await asyncio.wait_for(channel.channel_ready(), 60)
 
 
-async def _loop(call, node, plan, load, begin, end) -> None:  # type: ignore[no-untyped-def]
-    rng = random.Random(node)
-    while time.perf_counter() < end:
-        await _one(call, node, rng, plan, load, begin)
+Call = Callable[..., Awaitable[inference_pb2.PredictResponse]]
 
 
-async def _paced(calls, badges, plan, load, begin, end) -> None:  # type: ignore[no-untyped-def]
+@dataclass
+class Player:
+    """One node's part in a load."""
+
+    call: Call
+    node: str
+    plan: Plan
+    load: Load
+    begin: float
+    rng: np.random.Generator
+
+    async def loop(self, end: float) -> None:
+        while time.perf_counter() < end:
+            await self.once(time.perf_counter())
+
+    async def once(self, due: float) -> None:
+        """One call; latency counts from its appointed time: a late start is the server's fault."""
+        request = message(self.rng)
+        try:
+            await self.call(request, timeout=20)
+        except grpc.aio.AioRpcError as error:
+            word = error.code().name
+            self.load.failures[word] = self.load.failures.get(word, 0) + 1
+            return
+        if self.plan.keep:
+            self.load.acknowledged.append((self.node, request.record.event_id))
+        if due >= self.begin:
+            self.load.latencies.append(time.perf_counter() - due)
+
+
+async def _paced(players: Sequence[Player], rate: float, end: float) -> None:
     """Calls at their appointed times, whether or not earlier ones have come back."""
-    rng, running = random.Random(7), set()
+    rng, running = np.random.default_rng(7), set()
     due = time.perf_counter()
     while due < end:
-        due += rng.expovariate(plan.rate)
+        due += rng.exponential(1.0 / rate)
         delay = due - time.perf_counter()
         if delay > 0:
             await asyncio.sleep(delay)
-        number = rng.randrange(len(calls))
-        one = _one(calls[number], badges[number].node, rng, plan, load, begin, due)
-        task = asyncio.create_task(one)
+        task = asyncio.create_task(players[int(rng.integers(len(players)))].once(due))
         running.add(task)
         task.add_done_callback(running.discard)
     if running:
         await asyncio.wait(running)
 
 
-async def _one(call, node, rng, plan, load, begin, due=None) -> None:  # type: ignore[no-untyped-def]
-    request = message(rng)
-    # A late start is the server's fault too: latency counts from the appointed time.
-    started = due or time.perf_counter()
-    try:
-        await call(request, timeout=20)
-    except grpc.aio.AioRpcError as error:
-        word = error.code().name
-        load.failures[word] = load.failures.get(word, 0) + 1
-        return
-    if plan.keep:
-        load.acknowledged.append((node, request.record.event_id))
-    if started >= begin:
-        load.latencies.append(time.perf_counter() - started)
-
-
-def message(rng: random.Random) -> inference_pb2.PredictRequest:
+def message(rng: np.random.Generator) -> inference_pb2.PredictRequest:
     return inference_pb2.PredictRequest(
         record=records_pb2.EscalationRecord(
-            event_id=event_id(rng),
+            event_id=event_id(),
             task=TASK,
             bundle="b" * 64,
-            text=rng.choice(TEXTS),
+            text=TEXTS[int(rng.integers(len(TEXTS)))],
             top=[records_pb2.LabelScore(label=LABELS[i], score=0.2) for i in range(3)],
             confidence=0.4,
             threshold=0.9,
@@ -311,10 +313,9 @@ def message(rng: random.Random) -> inference_pb2.PredictRequest:
     )
 
 
-def event_id(rng: random.Random) -> str:
+def event_id() -> str:
     data = bytearray(int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10))
     data[6], data[8] = 0x70 | data[6] & 0x0F, 0x80 | data[8] & 0x3F
-    del rng
     return str(uuid.UUID(bytes=bytes(data)))
 
 
@@ -325,7 +326,7 @@ def _channel(address: str, badge: Badge) -> grpc.aio.Channel:
     )
 
 
-def _method(channel: grpc.aio.Channel):  # type: ignore[no-untyped-def]
+def _method(channel: grpc.aio.Channel) -> Call:
     return channel.unary_unary(
         PREDICT,
         request_serializer=inference_pb2.PredictRequest.SerializeToString,
@@ -352,8 +353,6 @@ def descriptors(pid: int) -> int:
 
 def prepare_state(config_path: Path) -> None:
     """Makes state folder and authority, so that nodes can be signed before the gateway runs."""
-    from understudy.cloud.config import load_config
-
     config = load_config(config_path)
     Path(config.state_dir).mkdir(parents=True, exist_ok=True)
     open_authority(config.path("ca"))

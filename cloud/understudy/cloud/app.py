@@ -104,7 +104,7 @@ class Gateway:
         stack.callback(self.parts.fleet.close)
         stack.push_async_callback(self._writer.close)
         stack.push_async_callback(self._gatherer.close)
-        if self.parts.cache:
+        if self.parts.cache is not None:
             stack.push_async_callback(self.parts.cache.close)
         await self._refresh()
         tracing = self._open_tracing(stack)

@@ -17,7 +17,7 @@ from understudy.cloud.gateway.writer import LogWriter
 from understudy.cloud.log import NewRow
 from understudy.cloud.quotas import Quotas
 from understudy.cloud.teacher import ScoreRequest
-from understudy.types.errors import LinkError, TeacherError
+from understudy.types.errors import TeacherError
 from understudy.types.records import EscalationRecord, TeacherLabel
 
 _MAX_RECENT = 10_000
@@ -65,7 +65,7 @@ class Answering:
         self._observer = observer
         self._cache = cache
         self._teacher_id = teacher_id
-        self._running: dict[tuple[str, str], list[asyncio.Future[Answered]]] = {}
+        self._running: dict[tuple[str, str], list[asyncio.Future[Answered | None]]] = {}
         self._recent: OrderedDict[tuple[str, str], TeacherLabel] = OrderedDict()
 
     async def answer(self, record: EscalationRecord, asking: Asking) -> Answered:
@@ -77,10 +77,11 @@ class Answering:
         key = (record.node, record.event_id)
         if (known := self._recent.get(key)) is not None:
             return Answered(known)
-        if (waiters := self._running.get(key)) is not None:
-            joined: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        while (waiters := self._running.get(key)) is not None:
+            joined: asyncio.Future[Answered | None] = asyncio.get_running_loop().create_future()
             waiters.append(joined)
-            return await joined
+            if (shared := await joined) is not None:
+                return shared
         self._running[key] = []
         try:
             answered = await self._ask_and_log(record, asking)
@@ -98,7 +99,7 @@ class Answering:
         cached = label is not None
         if label is None:
             label = await self._ask(record, labels, asking)
-            if self._cache and key:
+            if self._cache is not None and key is not None:
                 await self._cache.put(key, label)
         (row,) = await self._writer.append([NewRow(record, label)])
         if row.teacher is None:
@@ -137,7 +138,7 @@ class Answering:
             self._recent.popitem(last=False)
 
     def _release(self, key: tuple[str, str], outcome: Answered | BaseException) -> None:
-        """Tells those who asked the same in the meantime."""
+        """Tells those who asked the same; after a call that was given up, one of them goes on."""
         for waiter in self._running.pop(key):
             if waiter.done():
                 continue
@@ -146,4 +147,4 @@ class Answering:
             elif isinstance(outcome, Exception):
                 waiter.set_exception(outcome)
             else:
-                waiter.set_exception(LinkError("the call it repeats was given up; send it again"))
+                waiter.set_result(None)
