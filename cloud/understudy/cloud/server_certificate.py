@@ -14,7 +14,7 @@ from understudy.cloud.authority import Credential
 from understudy.types.errors import ConfigError
 
 _log = logging.getLogger(__name__)
-_LOOK_AGAIN_S = 5.0
+_LOOK_AGAIN_S = 1.0
 
 
 class FileCertificate:
