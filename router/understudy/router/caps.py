@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import assert_never
 
 from understudy.types.decision import RecordKind
 from understudy.types.errors import InvalidValueError
@@ -81,3 +82,4 @@ def is_consistent(record: EscalationRecord) -> bool:
             return record.coin and fair and record.confidence >= record.threshold
         case RecordKind.DEGRADED:
             return True
+    assert_never(record.kind)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from understudy.router.budget import AuditRates, Governor, affordable_audit_rate
+from understudy.router.budget import AuditRates, Governor, affordable_audit_rate, early_budget
 from understudy.types.errors import InvalidValueError
 
 
@@ -67,6 +67,16 @@ def test_audits_spend_what_escalations_leave(escalated: float, wanted: float) ->
     rates = AuditRates(0.01, 0.15)
 
     assert wanted == pytest.approx(affordable_audit_rate(0.2, escalated, rates))
+
+
+def test_a_stream_with_a_known_end_spends_early() -> None:
+    shares = [early_budget(0.2, progress, lead=0.9) for progress in (0.0, 0.5, 1.0)]
+
+    assert [0.38, 0.2, 0.02] == pytest.approx(shares)
+    with pytest.raises(InvalidValueError):
+        early_budget(0.2, 1.1)
+    with pytest.raises(InvalidValueError):
+        early_budget(0.2, 0.5, lead=1.0)
 
 
 def test_audits_never_stop() -> None:
