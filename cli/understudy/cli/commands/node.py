@@ -51,10 +51,11 @@ def invite(
     typer.echo(f"invitation for {node}: {out}, good once within {hours:g} h")
 
 
-@app.command(epilog="Example: understudy node enroll invitation.json -o node")
+@app.command(epilog="Example: understudy node enroll invitation.json -o node --task support-desk")
 def enroll(
     invitation: Annotated[Path, typer.Argument(help="The file from `understudy node invite`.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the node.")] = Path("node"),
+    task: Annotated[str, typer.Option(help="Task whose student the node fetches.")] = "",
 ) -> None:
     """Makes this node's key, has it certified, and writes an edge.yaml to start with."""
     from understudy.edge import identity
@@ -63,7 +64,7 @@ def enroll(
     node = identity.enroll(given, out)
     config = out / "edge.yaml"
     if not config.exists():
-        config.write_text(_edge_yaml(given.address, out), encoding="utf-8")
+        config.write_text(_edge_yaml(given.address, out, task), encoding="utf-8")
     typer.echo(f"{node} is enrolled; its configuration: {config}")
 
 
@@ -103,11 +104,12 @@ def enrolment_of(path: Path) -> Iterator[Enrolment]:
         state.close()
 
 
-def _edge_yaml(address: str, folder: Path) -> str:
+def _edge_yaml(address: str, folder: Path, task: str) -> str:
     from understudy.edge.identity import CA, CERTIFICATE, KEY, ROOT
 
     lines = [
         "# Made by `understudy node enroll`; paths are relative to this file.",
+        *([f"task: {task}"] if task else []),
         "state_dir: state",
         "gateway:",
         f"  address: {address}",
