@@ -11,15 +11,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from understudy.cloud.gateway.caller import Doorkeeper, current_caller
 from understudy.cloud.gateway.faults import refuse, status_of
 from understudy.cloud.gateway.ports import Context, Observer
 from understudy.cloud.quotas import Quotas
 from understudy.cloud.tracing import Tracing
+from understudy.types.errors import InvalidValueError
 
 Handler = Callable[[Any, Context], Awaitable[Any]]
-"""Request (or, for client streams, iterator of requests) and context in, response out."""
+"""Bytes of the request (for client streams, iterator of requests) and context in, response out."""
 
 OPEN_METHODS = frozenset(
     {
@@ -119,8 +121,7 @@ class Limits:
         spend = self._quotas.spend_request
 
         async def limited(request: Any, context: Context) -> Any:  # noqa: ANN401
-            size = request.ByteSize() if hasattr(request, "ByteSize") else 0
-            spend(current_caller().node, size)
+            spend(current_caller().node, len(request) if isinstance(request, bytes) else 0)
             return await handler(request, context)
 
         return limited
@@ -153,6 +154,9 @@ class Layers(grpc.aio.ServerInterceptor):
         self, method: str, found: grpc.RpcMethodHandler[Any, Any]
     ) -> grpc.RpcMethodHandler[Any, Any]:
         handler = _as_handler(found)
+        read = found.request_deserializer
+        if not found.request_streaming and read is not None:
+            handler, read = _reading(handler, read), None
         for layer in reversed(self._layers):
             handler = layer.wrap(method, handler)
         make = {
@@ -163,9 +167,24 @@ class Layers(grpc.aio.ServerInterceptor):
         }[found.request_streaming, found.response_streaming]
         return make(
             handler,
-            request_deserializer=found.request_deserializer,
+            request_deserializer=read,
             response_serializer=found.response_serializer,
         )
+
+
+def _reading(handler: Handler, read: Callable[[bytes], Any]) -> Handler:
+    """The handler with its message read inside the layers: grpc calls a malformed one UNKNOWN."""
+
+    async def reading(data: bytes, context: Context) -> Any:  # noqa: ANN401
+        try:
+            request = read(data)
+        except DecodeError as error:
+            raise InvalidValueError(
+                f"the message cannot be read, send one of this version's: {error}"
+            ) from error
+        return await handler(request, context)
+
+    return reading
 
 
 def _as_handler(found: grpc.RpcMethodHandler[Any, Any]) -> Handler:
