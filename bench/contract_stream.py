@@ -42,7 +42,7 @@ class Settings:
 
     refresh: int = 100
     audit_rate: float = 0.005
-    lead: float = 0.5
+    lead: float = 0.9
     names: bool = True
     taught_weight: float = 0.7
     head: HeadRecipe = field(
@@ -164,9 +164,9 @@ def cascade(start: Start, stream: Stream, budget: float, settings: Settings, ord
     for first in range(0, total, settings.refresh):
         block = slice(first, first + settings.refresh)
         logits = learner.logits(stream.vectors[block])
-        governor = replace(governor, budget=early_budget(budget, first / total, settings.lead))
         calibration = ranked(margins)
         for place, row in enumerate(logits, start=first):
+            governor = replace(governor, budget=early_budget(budget, place / total, settings.lead))
             found = score(row, 1.0, calibration, classes=CLASSES)
             decision = policy.decide(found, str(place), budget_threshold=governor.threshold)
             asked = decision.action is Action.ESCALATE
@@ -252,7 +252,7 @@ def candidates() -> Iterator[tuple[str, Settings]]:
     yield "chosen", chosen
     yield "no names", replace(chosen, names=False)
     yield "no lead", replace(chosen, lead=0.0)
-    yield "lead 0.9", replace(chosen, lead=0.9)
+    yield "lead 0.5", replace(chosen, lead=0.5)
     yield "refresh 50", replace(chosen, refresh=50)
     yield "taught weight 1", replace(chosen, taught_weight=1.0)
     yield "taught weight 0.4", replace(chosen, taught_weight=0.4)
