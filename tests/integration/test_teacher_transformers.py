@@ -110,14 +110,17 @@ async def test_the_event_loop_stays_free_during_a_pass(head: Path) -> None:
     """The gateway's other calls share the loop with an embedded teacher."""
     engine = make_engine(head_spec(head, max_batch=64))
     await engine.start()
-    work = asyncio.create_task(
-        engine.score_labels([ScoreRequest(text="a card " * 20) for _ in range(256)])
-    )
     turns = 0
-    while not work.done():
-        await asyncio.sleep(0)
-        turns += 1
-    answers = await work
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    turning = asyncio.create_task(turn())
+    answers = await engine.score_labels([ScoreRequest(text="a card " * 20) for _ in range(256)])
+    turning.cancel()
     await engine.stop()
 
     assert len(answers) == 256

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ _ERRORS: dict[str, type[UnderstudyError]] = {
 
 def request_to_plain(request: ScoreRequest | GenerateRequest) -> Plain:
     """Field by field."""
-    return asdict(request)
+    return _shallow(request)
 
 
 def score_request_from_plain(plain: Plain) -> ScoreRequest:
@@ -44,7 +44,12 @@ def result_to_plain(result: TeacherLabel | Generation | UnderstudyError) -> Plai
     if isinstance(result, UnderstudyError):
         patience = getattr(result, "retry_after_s", 0.0)
         return {"error": type(result).__name__, "message": str(result), "retry_after_s": patience}
-    return asdict(result)
+    return _shallow(result)
+
+
+def _shallow(value: Any) -> Plain:  # noqa: ANN401 - any dataclass
+    """Fields as they are; `asdict` would copy every label of every answer."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def label_from_plain(plain: Plain) -> TeacherLabel | UnderstudyError:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, TeacherInfo
 from understudy.cloud.teacher.distribution import expired, prompt_hash, restricted_label
-from understudy.cloud.teacher.encoder import SentenceEncoder
+from understudy.cloud.teacher.encoder import SentenceEncoder, device
 from understudy.cloud.teacher.head import LinearHead, load_head
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.cloud.teacher.weights import model_labels, resolve_model
@@ -147,7 +147,7 @@ class HeadScorer:
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Shape (len(texts), len(labels))."""
-        return self._head.logits(self._encoder.encode(texts, batch=len(texts)))
+        return self._head.logits(self._encoder.encode(texts))
 
 
 class ModelScorer:
@@ -162,9 +162,8 @@ class ModelScorer:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32
-        ).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        self._model = model.to(device()).eval()
         self._max_tokens = spec.max_tokens or None
         self.labels = labels
         self.digest = prompt_hash(str(folder), self.labels)[:8]
@@ -179,9 +178,9 @@ class ModelScorer:
             truncation=True,
             max_length=self._max_tokens,
             return_tensors="pt",
-        )
+        ).to(self._model.device)
         with torch.inference_mode():
-            result: NDArray[np.float32] = self._model(**inputs).logits.float().numpy()
+            result: NDArray[np.float32] = self._model(**inputs).logits.float().cpu().numpy()
         return result
 
 
