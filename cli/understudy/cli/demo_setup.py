@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def understudy_command(*words: str) -> list[str]:
 
 def _write_configs(root: Path, data: DemoData, contract: Contract, recipe: str) -> None:
     promised = _words(contract)
-    _write_yaml(root / "cloud.yaml", _cloud_config(promised))
+    _write_yaml(root / "cloud.yaml", _cloud_config(root, promised))
     preset = files("understudy.distill_loop") / "presets" / f"{recipe}.yaml"
     text = preset.read_text("utf-8") if preset.is_file() else Path(recipe).read_text("utf-8")
     _write_yaml(root / "recipe.yaml", {**yaml.safe_load(text), "task": TASK, "contract": promised})
@@ -123,15 +124,16 @@ def _write_configs(root: Path, data: DemoData, contract: Contract, recipe: str) 
     (root / "seed.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def _cloud_config(contract: dict[str, Any]) -> dict[str, Any]:
+def _cloud_config(root: Path, contract: dict[str, Any]) -> dict[str, Any]:
     return {
         "state_dir": "cloud",
         "tasks": {TASK: {"contract": contract}},
-        "teacher": {"head": "teacher-head", "threads": 1},
+        "teacher": {"head": str(root / "teacher-head"), "threads": 1},
         "serve": {"replica_cpus": 0.5, "ray": {"cpus": 2, "temp_dir": f"/tmp/us-{os.getpid()}"}},  # noqa: S108 - Ray's sockets need a short path
+        # Ports that stay the same when the cloud is started again.
         "gateway": {
-            "address": "127.0.0.1:0",
-            "enroll_address": "127.0.0.1:0",
+            "address": f"127.0.0.1:{free_port()}",
+            "enroll_address": f"127.0.0.1:{free_port()}",
             "check_in_s": 1.0,
         },
         "operator": {"address": "127.0.0.1:0"},
@@ -139,6 +141,14 @@ def _cloud_config(contract: dict[str, Any]) -> dict[str, Any]:
         "rollout": {"stages": [1.0], "stage_s": 1.0, "check_in_s": 1.0, "busy_check_in_s": 1.0},
         "quotas": {"requests_per_s": 0, "bytes_per_s": 0, "teacher_calls_per_s": 0},
     }
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _words(contract: Contract) -> dict[str, Any]:

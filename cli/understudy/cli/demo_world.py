@@ -63,6 +63,7 @@ class DemoWorld:
         self._places, self._said, self._audit_rate = places, said, audit_rate
         self._stack = ExitStack()
         self._edge: EdgeProcess | None = None
+        self._cloud: Child | None = None
         self._logged_after = 0
         self._swap_requests = self._swap_failures = 0
         self._shipped = 0
@@ -89,9 +90,7 @@ class DemoWorld:
         """Starts the cloud, enrols the node, starts the edge."""
         places = self._places
         bar.say("starting the cloud: Ray Serve, teacher, gateway")
-        cloud = self._child("cloud", "cloud", "up", "-c", str(places.cloud_yaml), "--with-parent")
-        state = places.root / "cloud" / "cloud.json"
-        cloud.wait_until(state.exists, what="the cloud", timeout_s=START_S)
+        self.start_cloud()
         bar.advance()
         bar.say("enrolling the edge node")
         invitation = str(places.root / "invitation.json")
@@ -103,6 +102,19 @@ class DemoWorld:
         self._edge = EdgeProcess(self._edge_child())
         self._edge.status()
         bar.advance()
+
+    def start_cloud(self) -> None:
+        """Starts the cloud process and waits until it serves."""
+        places = self._places
+        words = ("cloud", "up", "-c", str(places.cloud_yaml), "--with-parent")
+        self._cloud = self._child("cloud", *words)
+        state = places.root / "cloud" / "cloud.json"
+        self._cloud.wait_until(state.exists, what="the cloud", timeout_s=START_S)
+
+    def kill_cloud(self) -> None:
+        """SIGKILL to the cloud and all it started: a fault to be tried, not a way to stop."""
+        if self._cloud is not None:
+            self._cloud.kill()
 
     def state(self) -> WorldState:
         """What the client says is in force."""

@@ -114,6 +114,11 @@ class Child:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"nothing was written to {self.log}"
 
+    def kill(self) -> None:
+        """SIGKILL to its whole group, without a word."""
+        _signal_group(self.pid, signal.SIGKILL)
+        self._process.wait()
+
     def stop(self) -> None:
         """Ends it and all it started: asked first, then not asked; safe to repeat."""
         for stream in (self._process.stdin, self._process.stdout):
@@ -128,11 +133,12 @@ class Child:
         self._process.wait()
 
 
-def end_with_parent(stream: IO[bytes]) -> None:
-    """Sends SIGTERM to this process when `stream`, held open by the parent, ends."""
+def end_with_parent(descriptor: int) -> None:
+    """Sends SIGTERM to this process when a pipe that the parent holds open ends."""
 
     def watch() -> None:
-        while stream.read(1024):
+        # Unbuffered: a buffered stream would hold its lock while the interpreter shuts down.
+        while os.read(descriptor, 1024):
             continue
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -34,7 +34,7 @@ def up(
     from understudy.cloud.process import run_gateway
 
     if with_parent:
-        end_with_parent(sys.stdin.buffer)
+        end_with_parent(sys.stdin.fileno())
 
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
