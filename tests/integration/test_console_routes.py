@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_the_state_says_whether_there_are_buttons() -> None:
 
     assert with_token["writable"] is True
     assert without["writable"] is False
+
+
+def test_what_is_not_finite_is_sent_as_null() -> None:
+    """An uncertified threshold is infinite, and JSON has no word for that."""
+    operator = Operator()
+    operator.state["certificate"] |= {"threshold": math.inf, "keep_rate": math.nan}
+    operator.state["history"][0]["drift"] = -math.inf
+
+    shown = TestClient(operator.app).get("/api/state").json()
+
+    assert (None, None) == (shown["certificate"]["threshold"], shown["certificate"]["keep_rate"])
+    assert shown["history"][0]["drift"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The operator's HTTP port, in the gateway's process: metrics, health, state, and the console.
 
 Plain HTTP on purpose: it belongs on the loopback address or an inside network, and scrapers and
-probes expect it there. It shows no input that users typed.
+probes expect it there. Inputs that users typed appear in the console only, redacted.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from understudy.cloud.config import CloudConfig
+from understudy.cloud.console.recent import informative, read_nights
 from understudy.cloud.late_releases import LateReleases
 from understudy.cloud.metrics import Metrics
 from understudy.cloud.parts import Parts
@@ -21,6 +22,7 @@ from understudy.types.errors import UnderstudyError
 
 _HISTORY = 500
 _HISTORY_EVERY_S = 30.0
+_RECENT_ROWS = 400
 
 
 class OperatorState:
@@ -34,6 +36,8 @@ class OperatorState:
         self._metrics = metrics
         self._advice = advice
         self._history: deque[dict[str, float]] = deque(maxlen=_HISTORY)
+        self._informative: list[dict[str, Any]] = []
+        self._informative_at = 0
 
     def read(self) -> dict[str, Any]:
         """The state as plain JSON data; blocks."""
@@ -52,6 +56,8 @@ class OperatorState:
             "nodes": self._nodes(),
             "releases": releases,
             "log": self._log(),
+            "nights": self._nights(),
+            "escalations": self._escalations(),
         }
         shown |= self._rollout(task, now)
         if standing:
@@ -105,6 +111,21 @@ class OperatorState:
         mine = [found for found in fleet.rollouts(now) if found[0].task == task]
         stages = self._config.rollout.stages
         return {"rollout": _rollout(*mine[0], stages)} if mine else {}
+
+    def _nights(self) -> list[dict[str, Any]]:
+        results = self._config.path("nights") / "nights"
+        return read_nights(results, self._config.path(self._config.operator.reports_dir))
+
+    def _escalations(self) -> list[dict[str, Any]]:
+        """Of the newest rows; read again only when there are newer ones."""
+        try:
+            newest = self._parts.log.stats().last_sequence
+            if newest != self._informative_at:
+                recent = self._parts.log.scan(max(0, newest - _RECENT_ROWS))
+                self._informative, self._informative_at = informative(recent), newest
+        except UnderstudyError:
+            return []
+        return self._informative
 
     def _log(self) -> dict[str, Any]:
         try:

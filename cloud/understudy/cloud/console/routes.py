@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,7 +86,8 @@ def console_routes(
 
     async def read_state(_: Request) -> Response:
         seen = await run_in_threadpool(state)
-        return JSONResponse({**seen, "writable": writable}, headers={"Cache-Control": "no-store"})
+        shown = _finite({**seen, "writable": writable})
+        return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
     routes: list[BaseRoute] = [
         Route("/", _page, methods=["GET"]),
@@ -96,6 +98,17 @@ def console_routes(
     if reports is not None:
         routes.append(Mount("/reports", _Files(reports, _REPORT_POLICY)))
     return routes
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON is any value
+    """JSON knows no infinity: what is not finite becomes null, which the page understands."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 async def _page(_: Request) -> Response:

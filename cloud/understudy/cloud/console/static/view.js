@@ -32,7 +32,7 @@ function contract(contract, certificate, now) {
   badge("certificate", seen.word, seen.tone);
   say("advice", seen.advice);
   show("advice", seen.advice !== "");
-  show("gauge", Boolean(contract && certificate));
+  show("gauge", Boolean(contract && certificate?.certified));
   if (!certificate) return;
   if (contract) gauge(certificate.risk_upper_bound, contract.max_quality_loss);
   $("facts").replaceChildren(...[
@@ -49,7 +49,9 @@ function verdict(certificate) {
   if (!certificate) return { word: "unknown", tone: "waiting", advice: "" };
   if (certificate.revoked) return { word: "revoked", tone: "bad", advice: "New audits contradict the certificate. Nodes answer certified=False until a night renews it." };
   if (certificate.certified) return { word: "certified", tone: "good", advice: "" };
-  const missing = certificate.rows_missing > 0 ? `About ${count(certificate.rows_missing)} more audited rows are needed.` : "This student cannot keep the contract at any threshold.";
+  const missing = certificate.rows_missing > 0
+    ? `About ${count(certificate.rows_missing)} more audited rows are needed.`
+    : "Nothing is proved about this student yet: everything escalates, and the audits will tell.";
   return { word: "not certified", tone: "warn", advice: missing };
 }
 
@@ -65,9 +67,10 @@ function gauge(bound, allowed) {
 function calls(traffic, cost) {
   if (!traffic || !traffic.requests) return;
   const used = traffic.teacher_calls ?? traffic.escalated ?? 0;
-  const saved = Math.max(0, traffic.requests - used);
-  say("call-rate", percent(used / traffic.requests));
-  say("call-words", `${count(used)} of ${count(traffic.requests)} requests, audits counted`);
+  const asked = Math.max(traffic.requests, used); // nodes report their requests a check-in later
+  const saved = asked - used;
+  say("call-rate", percent(used / asked));
+  say("call-words", `${count(used)} of ${count(asked)} requests, audits counted`);
   const price = cost?.per_teacher_call;
   const words = price ? `${money(saved * price, cost.currency)} saved, ` : "";
   say("saved", `${words}${count(saved)} calls fewer than always asking`);
@@ -105,7 +108,8 @@ function rollout(rollout, writable) {
 function history(points, contract, drift) {
   const times = points.map((p) => p.unix_s);
   const of = (key) => points.map((p) => p[key] ?? null);
-  draw("risk-chart", times, of("risk_upper_bound"), { label: "bound", limit: contract?.max_quality_loss, limitLabel: "contract", format: (v) => percent(v) });
+  draw("risk-chart", times, of("risk_upper_bound").map((v) => v || null), { // 0: nothing was proved then
+    label: "bound", limit: contract?.max_quality_loss, limitLabel: "contract", format: (v) => percent(v) });
   draw("share-chart", times, of("teacher_call_rate"), { label: "teacher calls", limit: contract?.budget, limitLabel: "budget", format: (v) => percent(v, 0) });
   draw("drift-chart", times, of("drift").map((v) => (v === null ? null : Math.max(v, 0.01))), { label: "evidence", limit: drift?.limit, limitLabel: "alarm", format: (v) => (v >= 1000 ? v.toExponential(0) : String(Number(v.toPrecision(2)))), log: true });
 }
