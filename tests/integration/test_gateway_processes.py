@@ -1,0 +1,306 @@
+"""Gateways as processes: asked to stop, killed, several at once over the same state."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import grpc
+import httpx
+import pytest
+
+from simulators.cloud_gateway import LABELS, TASK, Badge, event_id, record, wait_until
+from simulators.cloud_redis import DURABLE, RedisProcess
+from understudy.cloud.authority import make_request
+from understudy.cloud.config import CloudConfig, load_config
+from understudy.cloud.parts import open_enrolment, open_log, open_state
+from understudy.cloud.process import read_state_file
+from understudy.cloud.running import RunningCloud
+from understudy.types.convert import record_to_wire
+from understudy.wire.v1 import inference_pb2, inference_pb2_grpc
+
+TEXTS = [f"question {i}" for i in range(20)]
+PROGRAM = (
+    "import sys; from pathlib import Path; from understudy.cloud.config import load_config; "
+    "from understudy.cloud.process import run_gateway; run_gateway(load_config(Path(sys.argv[1])))"
+)
+
+
+class Process:
+    """One gateway process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.config = load_config(path)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(signal.SIGKILL)
+
+    def start(self) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(self._path)])
+        wait_until(self._is_up, 60)
+
+    def stop(self, number: signal.Signals) -> int:
+        """Sends the signal and gives the exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(number)
+        code = self._process.wait(30)
+        self._process = None
+        return code
+
+    @property
+    def running(self) -> RunningCloud:
+        found = read_state_file(self.config)
+        assert found is not None
+        return found
+
+    def _is_up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "the gateway did not start"
+        found = read_state_file(self.config)
+        return found is not None and found.pid == self._process.pid
+
+
+def write_config(folder: Path, **sections: str) -> Path:
+    recordings = folder / "answers.jsonl"
+    rows = [{"text": t, "teacher_label": LABELS[i % 3]} for i, t in enumerate(TEXTS)]
+    recordings.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {
+        "state_dir": "state",
+        "tasks": f"{{{TASK}: {{labels: [{', '.join(LABELS)}]}}}}",
+        "teacher": f"{{engine: replay, recordings: {recordings}}}",
+        "gateway": "{address: '127.0.0.1:0', enroll_address: '127.0.0.1:0', drain_s: 10}",
+        "operator": "{address: '127.0.0.1:0'}",
+        "quotas": "{requests_per_s: 0, bytes_per_s: 0, teacher_calls_per_s: 0}",
+    }
+    path = folder / "cloud.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in (keys | sections).items()))
+    return path
+
+
+def make_badge(config: CloudConfig, node: str) -> Badge:
+    """Enrols beside the gateway, as `understudy node` does."""
+    request = make_request(node)
+    state = open_state(config)
+    with contextlib.closing(state):
+        desk = open_enrolment(config, state)
+        invitation = desk.invite(node, address="", enroll_address="")
+        _, certificate = desk.enroll(invitation.token, request.certificate)
+        return Badge(node, desk.ca_certificate, request.key, certificate)
+
+
+class Caller(threading.Thread):
+    """A node that asks on and on, and remembers what was acknowledged."""
+
+    def __init__(self, address: Callable[[], str], badge: Badge) -> None:
+        super().__init__(daemon=True)
+        self._address = address
+        self._badge = badge
+        self.acknowledged: list[str] = []
+        self.failures = 0
+        self.halt = threading.Event()
+
+    def run(self) -> None:
+        texts = itertools.cycle(TEXTS)
+        while not self.halt.is_set():
+            with self._badge.channel(self._address()) as channel:
+                stub = inference_pb2_grpc.InferenceServiceStub(channel)
+                with contextlib.suppress(grpc.RpcError):
+                    while not self.halt.is_set():
+                        self._ask(stub, next(texts))
+                self.failures += 1
+
+    def _ask(self, stub: inference_pb2_grpc.InferenceServiceStub, text: str) -> None:
+        made = replace(record(text=text), event_id=event_id())
+        stub.Predict(inference_pb2.PredictRequest(record=record_to_wire(made)), timeout=5)
+        self.acknowledged.append(made.event_id)
+
+
+@contextlib.contextmanager
+def calling(*callers: Caller) -> Iterator[None]:
+    for caller in callers:
+        caller.start()
+    try:
+        yield
+    finally:
+        for caller in callers:
+            caller.halt.set()
+        for caller in callers:
+            caller.join(30)
+
+
+def test_a_gateway_asked_to_stop_finishes_what_it_has(tmp_path: Path) -> None:
+    """A rolling update must not cost a single answer: SIGTERM drains, then exits with 0."""
+    path = write_config(tmp_path)
+    with Process(path) as gateway:
+        address = gateway.running.address
+        callers = [Caller(lambda: address, make_badge(gateway.config, f"n{i}")) for i in range(2)]
+        with calling(*callers):
+            wait_until(lambda: min(len(c.acknowledged) for c in callers) > 20)
+            code = gateway.stop(signal.SIGTERM)
+
+        assert 0 == code
+        assert read_state_file(gateway.config) is None
+        with contextlib.closing(open_log(gateway.config)) as log:
+            kept = {row.record.event_id for row in log.scan()}
+        assert {event for c in callers for event in c.acknowledged} <= kept
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+def test_kills_lose_nothing_that_was_acknowledged(tmp_path: Path, backend: str) -> None:
+    """SIGKILL in mid-traffic, three times; with Redis it dies as well."""
+    with contextlib.ExitStack() as stack:
+        sections, server = {}, None
+        if backend == "redis":
+            (tmp_path / "redis").mkdir()
+            server = stack.enter_context(RedisProcess(tmp_path / "redis", *DURABLE))
+            sections["log"] = f"{{backend: redis, url: '{server.url}'}}"
+        gateway = stack.enter_context(Process(write_config(tmp_path, **sections)))
+        where = [gateway.running.address]
+        caller = Caller(lambda: where[0], make_badge(gateway.config, "n1"))
+        with calling(caller):
+            for _ in range(3):
+                before = len(caller.acknowledged)
+                wait_until(lambda before=before: len(caller.acknowledged) > before + 15, 30)  # type: ignore[misc]
+                gateway.stop(signal.SIGKILL)
+                if server:
+                    server.kill()
+                    server.start()
+                gateway.start()
+                where[0] = gateway.running.address
+            before = len(caller.acknowledged)
+            wait_until(lambda: len(caller.acknowledged) > before + 15, 30)
+
+        with contextlib.closing(open_log(gateway.config)) as log:
+            rows = [row.record.event_id for row in log.scan()]
+        assert len(rows) == len(set(rows))
+        assert set(caller.acknowledged) <= set(rows)
+
+
+def test_two_gateways_share_state_and_duties(tmp_path: Path) -> None:
+    """It scales by adding processes: what one logs the other knows, one of them does the chores."""
+    first_path = write_config(tmp_path)
+    (tmp_path / "second").mkdir()
+    second_path = tmp_path / "second" / "cloud.yaml"
+    text = first_path.read_text()
+    second_path.write_text(text.replace("state_dir: state", f"state_dir: {tmp_path / 'state'}"))
+    asked = record(text=TEXTS[0])
+    with Process(first_path) as first:
+        badge, address = make_badge(first.config, "n1"), first.running.address
+        with Process(second_path) as second:
+            other = second.running.address
+            answers = [_predict(badge, at, asked) for at in (address, other, address)]
+
+            assert address != other
+            assert answers[0] == answers[1] == answers[2]
+            with contextlib.closing(open_log(first.config)) as log:
+                assert 1 == log.stats().rows
+
+
+def test_revoking_from_another_process_is_heard(tmp_path: Path) -> None:
+    """`understudy node revoke` is a command of its own; the gateway hears of it by the state."""
+    with Process(write_config(tmp_path)) as gateway:
+        badge = make_badge(gateway.config, "n1")
+        address = gateway.running.address
+        _predict(badge, address, record(text=TEXTS[0]))
+
+        with contextlib.closing(open_state(gateway.config)) as state:
+            open_enrolment(gateway.config, state).revoke("n1")
+
+        def is_denied() -> bool:
+            try:
+                _predict(badge, address, record(text=TEXTS[0]))
+            except grpc.RpcError as error:
+                return error.code() is grpc.StatusCode.PERMISSION_DENIED
+            return False
+
+        wait_until(is_denied)
+
+
+def test_under_load_neither_memory_nor_descriptors_grow(tmp_path: Path) -> None:
+    """The short form of the soak: bench/gateway_soak.py runs it for half an hour."""
+    with Process(write_config(tmp_path)) as gateway:
+        pid, address = gateway.running.pid, gateway.running.address
+        badges = [make_badge(gateway.config, f"n{i}") for i in range(4)]
+        _churn(badges, address, connections=3)
+        files, memory = _descriptors(pid), _memory_kb(pid)
+
+        _churn(badges, address, connections=6)
+
+        wait_until(lambda: _descriptors(pid) <= files + 8)
+        assert _memory_kb(pid) - memory < 30_000
+
+
+def test_the_operators_port_tells_how_it_is(tmp_path: Path) -> None:
+    """Probes, metrics and the console's state come from the same process."""
+    with Process(write_config(tmp_path)) as gateway:
+        base = f"http://{gateway.running.operator_address}"
+        _predict(make_badge(gateway.config, "n1"), gateway.running.address, record(text=TEXTS[0]))
+
+        metrics = httpx.get(f"{base}/metrics").text
+        state = httpx.get(f"{base}/api/state").json()
+
+        assert {"alive": True} == httpx.get(f"{base}/healthz").json()
+        assert {"ready": True, "reason": ""} == httpx.get(f"{base}/readyz").json()
+        assert 'understudy_calls_total{code="OK",method="Predict"} 1.0' in metrics
+        assert "understudy_teacher_up 1.0" in metrics
+        assert "understudy_log_rows 1.0" in metrics
+        assert (TASK, ["n1"]) == (state["task"], [n["node"] for n in state["nodes"]])
+        assert 1 == state["traffic"]["teacher_calls"]
+
+
+def _predict(badge: Badge, address: str, asked: object) -> inference_pb2.PredictResponse:
+    with badge.channel(address) as channel:
+        message = inference_pb2.PredictRequest(record=record_to_wire(asked))  # type: ignore[arg-type]
+        return inference_pb2_grpc.InferenceServiceStub(channel).Predict(message, timeout=10)
+
+
+def _churn(badges: list[Badge], address: str, connections: int) -> None:
+    """Connections come and go, each with a few dozen calls, some of them refused."""
+    for _ in range(connections):
+        for badge in badges:
+            with badge.channel(address) as channel:
+                stub = inference_pb2_grpc.InferenceServiceStub(channel)
+                calls = [
+                    stub.Predict.future(
+                        inference_pb2.PredictRequest(
+                            record=record_to_wire(record(text=TEXTS[i % 20] if i % 5 else ""))
+                        ),
+                        timeout=20,
+                    )
+                    for i in range(40)
+                ]
+                for one in calls:
+                    one.exception()
+
+
+def _descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _memory_kb(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def test_the_state_file_of_a_dead_gateway_is_not_believed(tmp_path: Path) -> None:
+    """`understudy cloud status` after a power cut."""
+    with Process(write_config(tmp_path)) as gateway:
+        gateway.stop(signal.SIGKILL)
+
+        assert read_state_file(gateway.config) is None
