@@ -27,14 +27,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON goes here")
     args = parser.parse_args()
-    trials = 1000 if args.full else 60
+    kills = 1000 if args.full else 60
     memory = Path("/dev/shm")  # noqa: S108 - fsync on a busy disk is not what is measured
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         report = campaign(
             Path(folder),
-            trials,
+            kills,
             args.seed,
-            lambda done: print(f"{done}/{trials}", end="\r", file=sys.stderr),
+            lambda done: print(f"{done}/{kills}", end="\r", file=sys.stderr),
         )
     print("| what | value |")
     print("|---|---|")

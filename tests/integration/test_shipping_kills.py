@@ -20,7 +20,7 @@ def test_a_node_killed_at_any_change_of_its_disk_answers_and_finishes(tmp_path: 
     In a process of its own: it forks, which a process with gRPC threads should not.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "simulators.killing", "--trials", "36", "--folder", tmp_path / "k"],
+        [sys.executable, "-m", "simulators.killing", "--kills", "36", "--folder", tmp_path / "k"],
         cwd=ROOT / "tests",
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -31,8 +31,7 @@ def test_a_node_killed_at_any_change_of_its_disk_answers_and_finishes(tmp_path: 
 
     assert 0 == done.returncode, done.stderr[-2000:]
     report = json.loads(done.stdout)
-    assert 36 == report["trials"]
-    assert report["kills"] >= 30
+    assert report["kills"] >= 36
     assert (0, 0, 0) == (report["could_not_answer"], report["mixed"], report["never_finished"])
     assert report["bytes_sent"] <= 1.1 * report["bytes_needed"]
     assert report["started_with_old"] > 0

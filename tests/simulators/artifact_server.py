@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Protocol
 
 import grpc
 
+from understudy.cloud.releases import ReleaseRepository
 from understudy.types.convert import directive_to_wire, status_from_wire
 from understudy.types.errors import BundleError
 from understudy.types.release import Directive, NodeStatus
@@ -141,3 +143,24 @@ def served(shelf: Shelf) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
+
+
+def main() -> None:
+    """Serves a repository to a bench in another process: prints the address, ends with stdin."""
+    folder, task = sys.argv[1], sys.argv[2]
+    store = ReleaseRepository.open(folder).store()
+
+    def newest(_status: NodeStatus) -> Directive:
+        release = store.current(task, "stable")
+        if release is None:
+            return Directive(next_check_in_s=3600.0)
+        return Directive(bundle=release.bundle, target=release.target, next_check_in_s=3600.0)
+
+    with served(Shelf(store, on_check_in=newest)) as address:
+        sys.stdout.write(f"{address}\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ Every trial: a node that runs one student updates to another; it is killed befor
 the disk, or at a random moment; then it starts again. It must start with one of the two students,
 whole, and must end with the new one; and of the bytes that travelled, few may travel twice.
 
-    python -m simulators.killing --trials 60 --folder /tmp/x
+    python -m simulators.killing --kills 60 --folder /tmp/x
 """
 
 from __future__ import annotations
@@ -226,25 +226,21 @@ def judge(scene: Scene, report: Report) -> None:
     report.never_finished += code != 0
 
 
-def campaign(folder: Path, trials: int, seed: int, tell: Callable[[int], None]) -> Report:
-    """Kills at every change of the disk in turn, then at random moments, several in a row."""
+def campaign(folder: Path, kills: int, seed: int, tell: Callable[[int], None]) -> Report:
+    """Kills at every change of the disk in turn, then at random, until there were so many kills."""
     scene, chance = build(folder), random.Random(seed)  # noqa: S311
     report = Report(changes_of_disk=count_changes(scene))
-    start = time.monotonic()
     scene.reset()
+    start = time.monotonic()
     forked(lambda: update(scene, lambda: None))
     usual_s = time.monotonic() - start
     changes = list(range(1, report.changes_of_disk + 1))
-    if trials < len(changes):
-        changes = sorted(chance.sample(changes, max(1, trials * 2 // 3)))
-    for number in range(trials):
+    if kills < 2 * len(changes):
+        changes = sorted(chance.sample(changes, max(1, kills * 2 // 3)))
+    while report.kills < kills:
         scene.reset()
-        if number < len(changes):
-            report.kills += forked(dying_at(scene, changes[number])) == -signal.SIGKILL
-        else:
-            for _ in range(chance.randint(1, 3)):
-                code = forked(lambda: update(scene, lambda: None), chance.uniform(0.0, usual_s))
-                report.kills += code == -signal.SIGKILL
+        for work, after_s in _next_kills(scene, changes, chance, usual_s):
+            report.kills += forked(work, after_s) == -signal.SIGKILL
         state = (scene.folder / "state").read_text()
         report.killed_after_state[state] = report.killed_after_state.get(state, 0) + 1
         judge(scene, report)
@@ -253,22 +249,36 @@ def campaign(folder: Path, trials: int, seed: int, tell: Callable[[int], None]) 
         report.bytes_needed += scene.size
         report.bytes_sent += sent
         report.worst_ratio = max(report.worst_ratio, sent / scene.size)
-        tell(number + 1)
+        tell(report.kills)
     return report
+
+
+Kill = tuple[Callable[[], None], float | None]
+
+
+def _next_kills(
+    scene: Scene, changes: list[int], chance: random.Random, usual_s: float
+) -> list[Kill]:
+    """Each change in its turn; then two in a row at random changes, or one at a random moment."""
+    if changes:
+        return [(dying_at(scene, changes.pop(0)), None)]
+    if chance.random() < 0.5:
+        return [(dying_at(scene, chance.randint(1, 120)), None) for _ in range(2)]
+    return [(lambda: update(scene, lambda: None), chance.uniform(0.0, 0.7 * usual_s))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
 
     def tell(done: int) -> None:
         if done % 50 == 0:
-            sys.stderr.write(f"{done} of {args.trials}\n")
+            sys.stderr.write(f"{done} of {args.kills}\n")
 
-    sys.stdout.write(json.dumps(asdict(campaign(args.folder, args.trials, args.seed, tell))))
+    sys.stdout.write(json.dumps(asdict(campaign(args.folder, args.kills, args.seed, tell))))
 
 
 if __name__ == "__main__":
