@@ -1,8 +1,8 @@
 """Does batching pay in the transformers teacher, on this machine's processors?
 
-One input per forward pass against many: first the engine alone, counted in processor seconds so that
-a busy machine disturbs it little; then through Ray Serve, where the inputs of concurrent calls share
-a pass, by the clock. Each round asks for the same texts every way in turn.
+One input per forward pass against many: first the engine alone, counted in processor seconds so
+that a busy machine disturbs it little; then through Ray Serve, where the inputs of concurrent calls
+share a pass, by the clock. Each round asks for the same texts every way in turn.
 """
 
 from __future__ import annotations

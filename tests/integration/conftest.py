@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from understudy.cloud.serve_client import prepare_environment, start_ray
 from understudy.cloud.serve_options import RayOptions
 
 
@@ -19,13 +20,12 @@ def ray_serve() -> Iterator[RayOptions]:
     Starting one takes seconds, so the whole run shares it: give every application a name of its
     own. Another process joins with the options that are handed out.
     """
+    prepare_environment()
     pytest.importorskip("ray.serve", reason="install understudy[cloud]")
     # A machine that other tests keep busy is not a reason to kill replicas.
     os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112 - Ray spells it so
     import ray
     from ray import serve
-
-    from understudy.cloud.serve_client import start_ray
 
     # Sockets lie in this folder, and their paths may not be longer than 107 bytes.
     folder = tempfile.mkdtemp(prefix="us-ray-", dir="/tmp")

@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from simulators.models import tiny_llama
+from simulators.models import tiny_llama, tiny_lora
+from simulators.reference import Reference
 from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest
-from understudy.cloud.teacher.prompt import label_prompts, text_tokens
 from understudy.cloud.teacher.spec import Alias, Engine, PromptOptions, Runner, TeacherSpec
 from understudy.cloud.teacher.vllm_engine import VllmEngine
 from understudy.types.errors import (
@@ -45,9 +45,11 @@ MAX_TOKENS = 768
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> TeacherSpec:
+    folder = tiny_llama(tmp_path_factory.mktemp("llama"))
     return TeacherSpec(
         engine=Engine.VLLM,
-        model=str(tiny_llama(tmp_path_factory.mktemp("llama"))),
+        model=str(folder),
+        adapter=str(tiny_lora(tmp_path_factory.mktemp("adapter"), folder)),
         runner=Runner.GENERATE,
         labels=LABELS,
         max_batch=8,
@@ -56,61 +58,27 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> TeacherSpec:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(spec: TeacherSpec) -> AsyncIterator[VllmEngine]:
+async def adapted(spec: TeacherSpec) -> AsyncIterator[VllmEngine]:
+    """The engine with its LoRA adapter; all tests of this file share its processes."""
     started = VllmEngine(spec)
     await started.start()
     yield started
     await started.stop(5.0)
 
 
-class Reference:
-    """The same model in transformers, asked token by token."""
-
-    def __init__(self, folder: str) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
-
-    def next(self, tokens: Sequence[int]) -> np.ndarray:
-        """Log-probabilities of the whole vocabulary after `tokens`."""
-        import torch
-
-        with torch.inference_mode():
-            logits = self._model(torch.tensor([list(tokens)])).logits[0, -1]
-            logs: np.ndarray = torch.log_softmax(logits.double(), -1).numpy()
-        return logs
-
-    def label(
-        self, text: str, labels: Sequence[str], options: PromptOptions
-    ) -> tuple[dict[str, float], float]:
-        """Probability by label and label mass, by asking every branch of the answers' tree."""
-        parts = []
-        for prompt in label_prompts(self.tokenizer, labels, options, options.permutations):
-            stem = len(prompt.trie.stem)
-            scores = {}
-            for branch in prompt.trie.branches:
-                path = branch.path[stem:]
-                tokens = prompt.tokens(text_tokens(self.tokenizer, text), path, MAX_TOKENS - 1)
-                logs = self.next(tokens)
-                scores[branch.path] = {token: float(logs[token]) for token in branch.choices}
-            parts.append(prompt.trie.log_probs(scores))
-        probabilities = np.mean([np.exp(logs) for logs, _ in parts], axis=0)
-        mass = float(np.mean([mass for _, mass in parts]))
-        return dict(zip(labels, probabilities.tolist(), strict=True)), mass
-
-
 @pytest.fixture(scope="module")
 def reference(spec: TeacherSpec) -> Reference:
-    return Reference(spec.model)
+    return Reference(spec.model, MAX_TOKENS)
 
 
 def worded(engine: VllmEngine, spec: TeacherSpec, options: PromptOptions) -> VllmEngine:
-    """Another engine's questions put to the same processes: starting them takes half a minute."""
-    other = VllmEngine(replace(spec, prompt=options))
-    other._process = engine._process
-    other._gate = engine._gate
-    return other
+    """The base model and other questions, put to the same processes: they take long to start."""
+    return VllmEngine(replace(spec, prompt=options, adapter=""), engine.process)
+
+
+@pytest.fixture(scope="module")
+def engine(adapted: VllmEngine, spec: TeacherSpec) -> VllmEngine:
+    return worded(adapted, spec, PromptOptions())
 
 
 def check_label(answer: TeacherLabel | UnderstudyError, expected: dict[str, float]) -> None:
@@ -142,6 +110,25 @@ async def test_the_distribution_is_the_models_own(
         check_label(answer, expected)
         assert isinstance(answer, TeacherLabel)
         assert answer.label_mass == pytest.approx(mass, abs=1e-3)
+
+
+async def test_an_adapter_speaks_for_itself_and_leaves_the_base_alone(
+    adapted: VllmEngine, engine: VllmEngine, spec: TeacherSpec, reference: Reference
+) -> None:
+    """A teacher tuned by LoRA shares the base model's processes, from a local folder."""
+    tuned = Reference(spec.model, MAX_TOKENS, spec.adapter)
+    request = ScoreRequest(text="where is my card")
+
+    (by_adapter,), (by_base,) = await asyncio.gather(
+        adapted.score_labels([request]), engine.score_labels([request])
+    )
+
+    expected, _ = tuned.label(request.text, LABELS, PromptOptions())
+    base, _ = reference.label(request.text, LABELS, PromptOptions())
+    check_label(by_adapter, expected)
+    check_label(by_base, base)
+    assert max(abs(expected[label] - base[label]) for label in LABELS) > 0.01
+    assert adapted.info().id != engine.info().id
 
 
 async def test_more_classes_than_letters_and_token_ids_are_scored_too(
@@ -244,7 +231,7 @@ async def test_vllm_itself_keeps_labels_and_best_tokens_apart(engine: VllmEngine
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
 
-    llm = engine._process.llm
+    llm = engine.process.llm
 
     async def ask(parameters: SamplingParams, name: str) -> list[Any]:
         prompt = TokensPrompt(prompt_token_ids=[5, 6, 7])

@@ -41,6 +41,25 @@ def tiny_llama(folder: Path, *, seed: int = 0, chat: bool = False) -> Path:
     return folder
 
 
+def tiny_lora(folder: Path, base: Path, *, seed: int = 1) -> Path:
+    """A LoRA adapter for a model of `tiny_llama` that changes its answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,  # its usual first values change nothing
+    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    model.save_pretrained(str(folder))
+    return folder
+
+
 def tiny_bert_classifier(folder: Path, labels: Sequence[str], *, seed: int = 0) -> Path:
     """A two-layer BERT with a classification head over `labels`."""
     import torch

@@ -39,10 +39,13 @@ Request = TypeVar("Request", ScoreRequest, GenerateRequest)
 Result = TypeVar("Result", TeacherLabel, Generation)
 
 # Ray reads these when it is first imported or started; an operator's own values win.
-_QUIET = {
+_RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # How long a busy replica may take to say how busy it is; after 0.1 s, Serve's own value, a
+    # loaded machine is asked again and again.
+    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",
 }
 
 
@@ -161,6 +164,7 @@ class ServeTeacher:
             return our_error(error, self._options.retry_after_s)
 
     def _connect(self) -> None:
+        prepare_environment()
         try:
             import ray
             from ray import serve
@@ -204,8 +208,7 @@ def start_ray(options: RayOptions) -> None:
     Raises:
         ConfigError: If there is no cluster at the address.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    prepare_environment()
     import ray
 
     common: dict[str, Any] = {
@@ -227,6 +230,12 @@ def start_ray(options: RayOptions) -> None:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"serve.ray: Ray could not be started or joined: {error}") from error
+
+
+def prepare_environment() -> None:
+    """Sets what Ray reads at import, unless the operator has."""
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def our_error(error: BaseException, retry_after_s: float) -> UnderstudyError:

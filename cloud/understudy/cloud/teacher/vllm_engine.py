@@ -16,7 +16,7 @@ import numpy as np
 
 from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, TeacherInfo
 from understudy.cloud.teacher.distribution import prompt_hash, ranked_label
-from understudy.cloud.teacher.lanes import Lane, LaneGate
+from understudy.cloud.teacher.lanes import Lane
 from understudy.cloud.teacher.prompt import LabelPrompt, label_prompts, text_tokens
 from understudy.cloud.teacher.rationale import PATTERN, rationale_prompt
 from understudy.cloud.teacher.spec import TeacherSpec
@@ -30,13 +30,18 @@ MAX_TOKEN_IDS = 128
 
 
 class VllmEngine:
-    """A `TeacherEngine` over a generative model."""
+    """A `TeacherEngine` over a generative model.
 
-    def __init__(self, spec: TeacherSpec) -> None:
+    Args:
+        spec: The teacher.
+        process: A running vLLM to share, with the same model: teachers that differ in prompt or
+            adapter need no second one.
+    """
+
+    def __init__(self, spec: TeacherSpec, process: VllmProcess | None = None) -> None:
         self._spec = spec
         self._folder = resolve_model(spec)
-        self._process = VllmProcess(spec, self._folder)
-        self._gate = LaneGate()
+        self.process = process or VllmProcess(spec, self._folder)
         self._adapter: Any = None
         # One question per set of classes; few sets are in use at a time.
         self._prompts = functools.lru_cache(maxsize=64)(self._make_prompts)
@@ -54,12 +59,13 @@ class VllmEngine:
         Raises:
             ConfigError: If vLLM cannot run this model, or the classes need another alias.
         """
-        await self._process.start()
+        if self.process.llm is None:
+            await self.process.start()
         if self._spec.adapter:
             from vllm.lora.request import LoRARequest
 
             self._adapter = LoRARequest("teacher", 1, self._spec.adapter)
-            await self._process.llm.add_lora(self._adapter)
+            await self.process.llm.add_lora(self._adapter)
         if self._spec.labels:
             await asyncio.to_thread(self._prompts, self._spec.labels)
 
@@ -67,13 +73,13 @@ class VllmEngine:
         self, requests: Sequence[ScoreRequest]
     ) -> list[TeacherLabel | UnderstudyError]:
         """One prefill per request where every class is one token; see `trie` for the others."""
-        return await self._process.each(requests, self._label)
+        return await self.process.each(requests, self._label)
 
     async def generate(
         self, requests: Sequence[GenerateRequest]
     ) -> list[Generation | UnderstudyError]:
         """Continuations; with `choices` the answer is one of them."""
-        return await self._process.each(requests, self._continue)
+        return await self.process.each(requests, self._continue)
 
     async def health(self) -> None:
         """Returns if the engine's processes live.
@@ -81,18 +87,18 @@ class VllmEngine:
         Raises:
             TeacherError: If they do not.
         """
-        await self._process.health()
+        await self.process.health()
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Waits for what runs, then ends the processes."""
-        await self._process.stop(drain_s)
+        await self.process.stop(drain_s)
 
     async def _label(self, request: ScoreRequest) -> TeacherLabel:
         labels = request.labels or self._spec.labels
         if not labels:
             raise InvalidValueError("name the labels in the request or in teacher.labels")
         prompts = self._prompts(labels)
-        text = text_tokens(self._process.tokenizer, request.text)
+        text = text_tokens(self.process.tokenizer, request.text)
         parts = await asyncio.gather(*(self._ask(prompt, text, request) for prompt in prompts))
         probabilities = np.mean([np.exp(log_probs) for log_probs, _ in parts], axis=0)
         with np.errstate(divide="ignore"):
@@ -119,7 +125,7 @@ class VllmEngine:
         ]
         asked = [
             self._choices(
-                prompt.tokens(text, branch.path[stem:], self._process.max_tokens - 1),
+                prompt.tokens(text, branch.path[stem:], self.process.max_tokens - 1),
                 ids,
                 request,
             )
@@ -139,7 +145,7 @@ class VllmEngine:
         parameters = SamplingParams(
             max_tokens=1, temperature=0.0, logprob_token_ids=list(ids), detokenize=False
         )
-        async with self._gate.enter(Lane.LABELS):
+        async with self.process.gate.enter(Lane.LABELS):
             output = await self._run(tokens, parameters, request.priority, request.trace)
         given = output.outputs[0].logprobs[0]
         found = {token: float(given[token].logprob) for token in ids if token in given}
@@ -158,10 +164,10 @@ class VllmEngine:
             logprobs=request.top_log_probs or None,
             structured_outputs=StructuredOutputsParams(choice=only) if only else None,
         )
-        tokens = list(self._process.tokenizer(request.prompt)["input_ids"])
+        tokens = list(self.process.tokenizer(request.prompt)["input_ids"])
         if not request.top_log_probs:
             return _generation(await self._run(tokens, parameters, request.priority))
-        async with self._gate.enter(Lane.TOP):
+        async with self.process.gate.enter(Lane.TOP):
             output = await self._run(tokens, parameters, request.priority)
         return _generation(output)
 
@@ -171,7 +177,7 @@ class VllmEngine:
         from vllm.sampling_params import StructuredOutputsParams
 
         options = self._spec.prompt
-        process = self._process
+        process = self.process
         room = process.max_tokens - options.rationale_tokens
         asked = rationale_prompt(
             process.tokenizer, request.text, label, room, thinking=options.thinking
@@ -189,7 +195,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
-        process = self._process
+        process = self.process
         return await last(
             process.llm.generate(
                 TokensPrompt(prompt_token_ids=tokens),
@@ -203,7 +209,7 @@ class VllmEngine:
 
     def _make_prompts(self, labels: tuple[str, ...]) -> list[LabelPrompt]:
         options = self._spec.prompt
-        return label_prompts(self._process.tokenizer, labels, options, options.permutations)
+        return label_prompts(self.process.tokenizer, labels, options, options.permutations)
 
 
 def _generation(output: Any) -> Generation:  # noqa: ANN401 - vllm's own type

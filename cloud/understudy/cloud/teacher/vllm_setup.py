@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from understudy.cloud.teacher import GenerateRequest, ScoreRequest
 from understudy.cloud.teacher.distribution import expired
+from understudy.cloud.teacher.lanes import LaneGate
 from understudy.cloud.teacher.spec import TeacherSpec, check_arguments
 from understudy.types.errors import (
     ConfigError,
@@ -117,6 +118,7 @@ class VllmProcess:
         self._idle.set()
         self._numbers = itertools.count()
         self._run = uuid.uuid4().hex[:8]
+        self.gate = LaneGate()
         self.llm: Any = None
 
     async def start(self) -> None:
