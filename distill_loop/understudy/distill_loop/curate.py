@@ -68,7 +68,10 @@ def readable(rows: Iterable[Example]) -> tuple[Example, ...]:
 
 def unique_ids(rows: Iterable[Example]) -> tuple[Example, ...]:
     """Each id once; the first counts."""
-    return tuple({row.id: row for row in reversed(list(rows))}.values())[::-1]
+    kept: dict[str, Example] = {}
+    for row in rows:
+        kept.setdefault(row.id, row)
+    return tuple(kept.values())
 
 
 def cap_nodes(rows: Sequence[Example], share: float) -> tuple[Example, ...]:

@@ -22,6 +22,7 @@ from understudy.distill_loop.curate import (
     unique_ids,
     within,
 )
+from understudy.distill_loop.discover import approved_rows
 from understudy.distill_loop.generate import generate
 from understudy.distill_loop.lesson import label_index
 from understudy.distill_loop.night import Night
@@ -48,7 +49,8 @@ def collect(night: Night) -> tuple[Example, ...]:
         )
         replayed = read_buffer(_buffer(night))
         fresh = within(logged, night.now_unix_s, night.recipe.data.window_days)
-        rows = unique_ids(readable((*night.sources.seed, *fresh, *replayed, *texts)))
+        approved = approved_rows(night.workspace)
+        rows = unique_ids(readable((*night.sources.seed, *approved, *fresh, *replayed, *texts)))
         night.counts |= {"logged": len(logged), "seed": len(night.sources.seed)}
         if not any(row.target for row in rows):
             raise DataError("there is no labelled row: a night needs seed or teacher labels")

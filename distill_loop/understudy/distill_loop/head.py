@@ -146,9 +146,12 @@ def _first(start: Head | None, classes: int, size: int) -> NDArray[np.float64]:
 
 
 def _prototype_room(classes: int, size: int, max_bytes: int) -> int:
-    """How many half-precision prototypes fit beside the weights; 4 kB go to names and headers."""
+    """How many half-precision prototypes fit beside the weights; 4 kB go to names and headers.
+
+    At least one a class, even above the bound: a class without any would look foreign.
+    """
     left = max_bytes - 4096 - classes * (2 * size + 4)
-    return max(0, left // (2 * size + 4))
+    return max(classes, left // (2 * size + 4))
 
 
 def _shares(counts: NDArray[np.int64], room: int, per_class: int) -> NDArray[np.int64]:

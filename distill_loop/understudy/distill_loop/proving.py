@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.candidate import Candidate
@@ -120,7 +121,7 @@ def examine(night: Night, proved: Proved, folds: Folds, graph: bytes | None = No
             new=new,
             old=old,
             slices=exam.slices,
-            agreement=_agreement(proved, graph, exam),
+            agreed=_agreed(proved, graph, exam),
             new_labels=night.counts.get("logged", 0),
             same_classes=set(proved.candidate.labels) == set(night.champion_labels),
             alarms=_alarms(night, before, folds),
@@ -139,15 +140,15 @@ def _champion(night: Night) -> Proved | None:
     return Proved(parts.from_bundle(night.champion), Student.load(night.champion))
 
 
-def _agreement(proved: Proved, graph: bytes | None, exam: Exam) -> float:
-    """Share of rows on which the graph names the same class before and after compression."""
+def _agreed(proved: Proved, graph: bytes | None, exam: Exam) -> NDArray[np.bool_]:
+    """Where the graph names the same class before and after compression."""
     texts = [row.text for row in exam.rows][:AGREEMENT_ROWS]
     if graph is None or not texts or proved.candidate.runtime != "onnx":
-        return 1.0
+        return np.zeros(0, np.bool_)
     plain = run_graph(open_graph(graph), proved.candidate.tokenizer.decode(), texts)
     before = apply_head(proved.candidate.head, plain)[0].argmax(1)
-    after = proved.student.run(texts).logits.argmax(1)
-    return float((before == after).mean())
+    same: NDArray[np.bool_] = before == proved.student.run(texts).logits.argmax(1)
+    return same
 
 
 def _alarms(night: Night, champion: Proved | None, folds: Folds) -> tuple[str, ...]:

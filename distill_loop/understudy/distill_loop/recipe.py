@@ -175,7 +175,7 @@ class HeadRecipe:
         iterations: Upper bound of the solver's steps.
         mix: Share of the nearest-prototype answer, in [0, 1].
         sharpness: How fast a prototype's say falls with distance.
-        max_bytes: Upper bound of the head file.
+        max_bytes: Upper bound of the head file, while it has room for one prototype a class.
         prototypes: Upper bound of prototypes a class.
     """
 
@@ -240,12 +240,10 @@ class CompressRecipe:
     Attributes:
         use: `int8_dynamic`, `int8_static`, `int4` or `none`.
         cpu: `portable` keeps sums from saturating on CPUs without VNNI; `vnni` uses all 8 bits.
-        min_agreement: Least share of rows on which both graphs name the same class.
     """
 
     use: str = "int8_dynamic"
     cpu: str = "portable"
-    min_agreement: float = 0.97
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,6 +259,8 @@ class GateRecipe:
         slice_rows: Slices with fewer rows are not tested.
         slice_loss: Largest loss of one slice, as a share.
         ood_slack: Area under the curve that may be lost on foreign rows.
+        min_agreement: Least share of rows on which the graph names the same class before and after
+            compression.
         latency_ratio: Largest median latency relative to the champion.
         max_bytes: Largest size of the encoder file.
         min_rows: Fewer rows to judge on leave it undecided.
@@ -276,6 +276,7 @@ class GateRecipe:
     slice_rows: int = 20
     slice_loss: float = 0.10
     ood_slack: float = 0.01
+    min_agreement: float = 0.96
     latency_ratio: float = 1.25
     max_bytes: int = 30_000_000
     min_rows: int = 50

@@ -164,7 +164,7 @@ def _result(
         certified=proved.certified,
         threshold=proved.threshold,
         keep_rate=proved.keep_rate,
-        rows_missing=proved.rows_missing,
+        rows_missing=min(proved.rows_missing, made.certificate.rows_missing),
         checks=verdict.checks,
         rows=night.counts,
         labels=made.manifest.labels,

@@ -97,10 +97,16 @@ def suspicious_phrases(rows: Sequence[Example]) -> tuple[tuple[str, str], ...]:
         for label, count in counts.most_common(1)
         if count >= MIN_PHRASE
         and count >= 0.9 * counts.total()
-        and len(senders[phrase]) <= max(1, 0.1 * len(nodes))
+        and len(senders[phrase]) <= _few(count, len(nodes))
     ]
     found.sort(key=lambda item: (-labels[item[0]].total(), -len(item[0]), item[0]))
     return tuple(found[:MAX_PHRASES])
+
+
+def _few(rows: int, nodes: int) -> float:
+    """Senders so few that chance does not explain it: half of what random senders would be."""
+    expected = nodes * (1.0 - (1.0 - 1.0 / nodes) ** rows)
+    return min(max(1.0, 0.1 * nodes), 0.5 * expected)
 
 
 def trigger_pull(
