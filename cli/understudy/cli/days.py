@@ -57,6 +57,8 @@ class DayReport:
     edge_p99_ms: float
     test_accuracy: float | None = None
     new_labels: tuple[str, ...] = ()
+    withdrawn: bool = False
+    """True if the certificate was in force in the morning and not in the evening."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,7 @@ def day_report(
     night_calls: int = 0,
     test_accuracy: float | None = None,
     new_labels: tuple[str, ...] = (),
+    withdrawn: bool = False,
 ) -> DayReport:
     """Sums up one day; `night_calls` are teacher answers bought by that day's night."""
     latencies = [o.answer.latency_ms for o in seen if o.answer.source is Source.STUDENT]
@@ -110,6 +113,7 @@ def day_report(
         edge_p99_ms=percentile(latencies, 0.99),
         test_accuracy=test_accuracy,
         new_labels=new_labels,
+        withdrawn=withdrawn,
     )
 
 

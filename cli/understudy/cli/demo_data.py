@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -85,8 +86,8 @@ def split_demo(
         known = min(SEED_ROWS, len(group) // 8 + 1) if begins == 1 else 0
         teacher += group[:taught]
         seed += group[taught : taught + known]
-        for index, row in enumerate(group[taught + known :]):
-            traffic[begins - 1 + index % (days - begins + 1)].append(row)
+        for day, part in enumerate(_spread(group[taught + known :], begins, days), start=begins):
+            traffic[day - 1] += part
     for day in traffic:
         chance.shuffle(day)
     return DemoData(
@@ -95,6 +96,13 @@ def split_demo(
         days=tuple(tuple(day) for day in traffic),
         new_labels=_first_seen(traffic, {row.label for row in seed}),
     )
+
+
+def _spread(rows: Sequence[Row], begins: int, days: int) -> list[Sequence[Row]]:
+    """Cuts a label's rows into its days: evenly from day 1 on, growing for one that begins later."""
+    weights = [1 if begins == 1 else k * (k + 1) // 2 for k in range(1, days - begins + 2)]
+    bounds = [round(len(rows) * sum(weights[:k]) / sum(weights)) for k in range(len(weights) + 1)]
+    return [rows[a:b] for a, b in pairwise(bounds)]
 
 
 def _by_label(rows: Sequence[Row]) -> dict[str, list[Row]]:

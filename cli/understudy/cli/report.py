@@ -109,6 +109,7 @@ def render_page(report: StreamReport) -> str:
         loader=PackageLoader("understudy.cli", "templates"), autoescape=True, trim_blocks=True
     )
     environment.filters["percent"] = _percent
+    environment.filters["contract"] = contract_word
     environment.filters["kb"] = lambda v: f"{v / 1000:,.0f} kB" if v < 1e6 else f"{v / 1e6:.1f} MB"
     return environment.get_template("report.html").render(
         report=report, figures=_figures(report), saved=_saved(report)
@@ -242,8 +243,15 @@ def _day_cells(day: DayReport) -> tuple[object, ...]:
         _percent(day.student_accuracy),
         _percent(day.teacher_accuracy),
         _percent(day.joint_risk),
-        "certified" if day.certified else "not certified",
+        contract_word(day),
     )
+
+
+def contract_word(day: DayReport) -> str:
+    """How the contract stood that day, in words."""
+    if day.withdrawn:
+        return "certified, withdrawn on drift"
+    return "certified" if day.certified else "not certified"
 
 
 def _percent(share: float | None) -> str:

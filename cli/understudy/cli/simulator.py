@@ -28,8 +28,9 @@ from understudy.cli.teachers import make_teacher
 from understudy.cloud.log.sqlite import SqliteLog
 from understudy.distill_loop.night import Sources
 from understudy.distill_loop.recipe import Recipe, load_recipe
+from understudy.distill_loop.refresh import refresh_head
 from understudy.distill_loop.rows import Example
-from understudy.distill_loop.run import NightResult, first_student, run_night
+from understudy.distill_loop.run import first_student, run_night
 from understudy.distill_loop.workspace import Workspace
 from understudy.edge import EdgeClient
 from understudy.edge.bundle import Bundle, read_bundle
@@ -60,6 +61,7 @@ class SimulateOptions:
         recipe: Recipe of the nights.
         rng: Seed of the nights.
         node: Folder of an enrolled node, for a gateway elsewhere.
+        refresh_every: Head-only refresh after so many new teacher answers; 0 for nights only.
     """
 
     seed: Path
@@ -74,6 +76,7 @@ class SimulateOptions:
     recipe: str = "intents-default"
     rng: int = 17
     node: Path | None = None
+    refresh_every: int = 0
 
 
 def simulate(options: SimulateOptions) -> StreamReport:
@@ -184,6 +187,9 @@ class SimulatedWorld:
     def ask(self, row: Row) -> Answer:
         answer = self.client.predict(row.text)
         self._fresh_labels += answer.source is Source.TEACHER
+        if 0 < self._options.refresh_every <= self._fresh_labels:
+            self._fresh_labels = 0
+            self._refresh()
         return answer
 
     def settle(self) -> None:
@@ -215,7 +221,7 @@ class SimulatedWorld:
             bundle=result.bundle,
             seconds=time.monotonic() - begun,
             rows=result.rows.get("train", 0),
-            bytes_shipped=self._take(result),
+            bytes_shipped=self._take(result.directory),
             teacher_calls=result.teacher_calls,
         )
 
@@ -229,13 +235,19 @@ class SimulatedWorld:
         right = [a == row.label for a, row in zip(said, self._test, strict=True)]
         return sum(right) / len(right)
 
-    def _take(self, result: NightResult) -> int:
+    def _refresh(self) -> None:
+        """The quick way in mid-day: head, prototypes and calibration."""
+        self.settle()
+        sources = Sources(log=self._log.scan(), seed=self._seed, champion=self._bundle)
+        self._take(refresh_head(self.recipe, self._workspace, sources).directory)
+
+    def _take(self, directory: Path) -> int:
         """Swaps the client to a new bundle; returns the bytes that would have travelled."""
-        if self._bundle is None or result.directory == self._bundle:
+        if self._bundle is None or directory == self._bundle:
             return 0
-        old, new = read_bundle(self._bundle), read_bundle(result.directory)
+        old, new = read_bundle(self._bundle), read_bundle(directory)
         self.client.swap(new)
-        self._bundle = result.directory
+        self._bundle = directory
         travelled = _changed_bytes(old, new)
         self.bytes_shipped += travelled
         return travelled

@@ -93,6 +93,7 @@ def play(
             answers.append(world.ask(row))
             bar.advance()
         world.settle()
+        evening = world.state()
         seen = observe(rows, answers, world.logged(), world.shadow(rows))
         played.seen += seen
         played.lessons += _lessons(rows, seen, asked_before, number)
@@ -112,6 +113,7 @@ def play(
                 night_calls=night.teacher_calls if night else 0,
                 test_accuracy=world.test_accuracy(),
                 new_labels=(new_labels or {}).get(number, ()),
+                withdrawn=state.certified and not evening.certified,
             )
         )
     return played

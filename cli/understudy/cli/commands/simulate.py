@@ -27,6 +27,9 @@ def simulate(
     days: Annotated[int, typer.Option(min=1, help="Parts the stream is cut into.")] = 5,
     recipe: Annotated[str, typer.Option(help="Recipe file or preset.")] = "intents-default",
     rng: Annotated[int, typer.Option(help="Seed of the nights.")] = 17,
+    refresh_every: Annotated[
+        int, typer.Option(min=0, help="Head-only refresh after so many new teacher answers.")
+    ] = 0,
     node: Annotated[
         Path | None, typer.Option(help="Folder of an enrolled node, for gateway:HOST:PORT.")
     ] = None,
@@ -50,6 +53,7 @@ def simulate(
         recipe=recipe,
         rng=rng,
         node=node,
+        refresh_every=refresh_every,
     )
     report = run(options)
     show_days(report, write_report(report, out))
