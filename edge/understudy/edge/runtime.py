@@ -24,7 +24,7 @@ from understudy.edge.ports import Cloud, Outcome
 from understudy.edge.status import ClientStatus
 from understudy.edge.telemetry import LOG, Fault
 from understudy.edge.uploader import Uploader
-from understudy.edge.workers import Worker, on_fork
+from understudy.edge.workers import Worker, leak, on_fork
 from understudy.types.answer import Source
 from understudy.types.decision import Reason
 from understudy.types.errors import LinkDownError, TeacherError, UnderstudyError
@@ -341,6 +341,8 @@ class CloudHolder:
     def after_fork(self) -> None:
         """A channel does not survive a fork; the parent's is left alone."""
         self._lock = threading.Lock()
+        if self._cloud is not None:
+            leak(self._cloud)
         self._cloud = None
 
 

@@ -6,7 +6,6 @@ versions that ship with Python 3.11, and handles must not cross a fork. `Spool` 
 
 from __future__ import annotations
 
-import ctypes
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.edge.config import Durability, SpoolConfig
+from understudy.edge.workers import leak
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS q (
@@ -143,12 +143,8 @@ class SpoolFile:
         self._db.close()
 
     def abandon(self) -> None:
-        """Leaks the connection in a forked child.
-
-        Closing it there would checkpoint the parent's log under the parent's feet; even garbage
-        collection closes, so the object is kept alive for ever.
-        """
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
+        """Leaves the connection to the parent; closing it here would checkpoint its log."""
+        leak(self._db)
 
     def _prepare(self) -> None:
         full = self._config.durability is Durability.POWER

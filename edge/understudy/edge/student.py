@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from tokenizers import Tokenizer
 
 from understudy.edge.bundle import Bundle
 from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags
+from understudy.edge.ort import onnxruntime
 from understudy.edge.parts import Floats, Head, Ints, decode_embeddings
 from understudy.edge.text import readable
 from understudy.types.bundle import EMBEDDINGS, ENCODER, TOKENIZER

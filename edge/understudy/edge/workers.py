@@ -7,6 +7,7 @@ never acquired, and threads start again when they are needed.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import weakref
@@ -96,3 +97,12 @@ def on_fork(owner: object, method: str) -> None:
             getattr(alive, method)()
 
     os.register_at_fork(after_in_child=after_in_child)
+
+
+def leak(resource: object) -> None:
+    """Keeps a parent's resource alive for ever in a forked child.
+
+    A connection that is closed there, be it by garbage collection at exit, acts on the parent's
+    file or waits for the parent's threads.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -175,3 +177,16 @@ def test_cpu_flags_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
     assert cpu_flags(tmp_path / "x86") == {"fpu", "avx2", "avx512_vnni"}
     assert cpu_flags(tmp_path / "arm") == {"fp", "asimd"}
     assert cpu_flags(tmp_path / "none") == cpu_flags(tmp_path / "absent") == frozenset()
+
+
+def test_the_runtime_starts_no_telemetry_thread_and_leaves_the_environment_alone() -> None:
+    """A product has not agreed to report to anybody, and a forked worker would hang at its exit."""
+    code = (
+        "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'\n"
+        "import understudy.edge.student\n"
+        "assert 'ORT_DISABLE_TELEMETRY' not in os.environ\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert run.stdout == "1\n"
