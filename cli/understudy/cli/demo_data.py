@@ -86,8 +86,9 @@ def split_demo(
         known = min(SEED_ROWS, len(group) // 8 + 1) if begins == 1 else 0
         teacher += group[:taught]
         seed += group[taught : taught + known]
-        for day, part in enumerate(_spread(group[taught + known :], begins, days), start=begins):
-            traffic[day - 1] += part
+        parts = _spread(group[taught + known :], begins, days)
+        for number, part in enumerate(parts, start=begins):
+            traffic[number - 1] += part
     for day in traffic:
         chance.shuffle(day)
     return DemoData(
@@ -99,7 +100,7 @@ def split_demo(
 
 
 def _spread(rows: Sequence[Row], begins: int, days: int) -> list[Sequence[Row]]:
-    """Cuts a label's rows into its days: evenly from day 1 on, growing for one that begins later."""
+    """Cuts a label's rows into its days: evenly from day 1 on, growing where it begins later."""
     weights = [1 if begins == 1 else k * (k + 1) // 2 for k in range(1, days - begins + 2)]
     bounds = [round(len(rows) * sum(weights[:k]) / sum(weights)) for k in range(len(weights) + 1)]
     return [rows[a:b] for a, b in pairwise(bounds)]
