@@ -60,7 +60,7 @@ def test_graphs_are_cut_along_their_tensors(
 def test_small_moves_of_codes_cost_a_fraction_of_the_file() -> None:
     """The reason for all this: most codes of a retrained tensor move by one step or none."""
     chance = np.random.default_rng(3)
-    old = chance.integers(0, 255, 100_000, dtype=np.uint8)
+    old = chance.integers(0, 255, 300_001, dtype=np.uint8)
     moves = np.rint(chance.normal(0, 0.35, old.size)).astype(np.int8).view(np.uint8)
     base, full = _model(["w"], [old.tobytes()], 3), _model(["w"], [(old + moves).tobytes()], 3)
     delta = make_delta("encoder.onnx", base, full).data

@@ -22,6 +22,7 @@ _HEADER = struct.Struct("<8s32s32sQI")
 _STEP = struct.Struct("<BQQQ")
 _COPY, _LITERAL, _CODES, _WORDS = range(4)
 _MAX_STEPS = 100_000
+_STRETCH = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +102,19 @@ def _codes(old: bytes, payload: memoryview) -> bytes:
     """Bytes plus differences from eight bit planes, the highest first."""
     width = (len(old) + 7) // 8
     packed = np.frombuffer(_unpacked(payload, 8 * width), np.uint8).reshape(8, width)
-    bits = np.unpackbits(packed, axis=1, count=len(old))
-    folded = np.zeros(len(old), np.uint8)
-    for row in bits:
-        folded = (folded << 1) | row
-    difference = (folded >> 1) ^ (np.uint8(0) - (folded & 1))
-    return bytes(np.frombuffer(old, np.uint8) + difference)
+    codes = np.frombuffer(old, np.uint8)
+    made = []
+    # In stretches: requests are answered in this process meanwhile, and `unpackbits` holds the
+    # interpreter for as long as it runs.
+    for at in range(0, width, _STRETCH):
+        part = codes[8 * at : 8 * (at + _STRETCH)]
+        bits = np.unpackbits(packed[:, at : at + _STRETCH], axis=1, count=len(part))
+        folded = np.zeros(len(part), np.uint8)
+        for row in bits:
+            folded = (folded << 1) | row
+        difference = (folded >> 1) ^ (np.uint8(0) - (folded & 1))
+        made.append(bytes(part + difference))
+    return b"".join(made)
 
 
 def _words(old: bytes, payload: memoryview) -> bytes:
