@@ -6,8 +6,9 @@ vectors. Policy, audit coin and governor are the ones products run. Audits count
 
 python bench/contract_stream.py          two orders, three budgets
 python bench/contract_stream.py --full   five orders, the whole curve and the baselines, as reported
-python bench/contract_stream.py --tune   BANKING77's train file with gold as teacher: where the
-                                         settings come from; the stream has no part in them
+python bench/contract_stream.py --tune   BANKING77's train file, with gold as teacher and with a
+                                         teacher made to err: where the settings come from; the
+                                         stream has no part in them
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Settings:
     audit_rate: float = 0.005
     lead: float = 0.9
     names: bool = True
-    taught_weight: float = 0.7
+    taught_weight: float = 0.3
     head: HeadRecipe = field(
         default_factory=lambda: HeadRecipe(
             l2=1e-4, mix=0.4, sharpness=10.0, iterations=60, max_bytes=1_000_000, prototypes=200
@@ -239,6 +240,22 @@ def rehearsal(options_data: Path, cache: Path, order: int) -> tuple[Start, Strea
     return start, Stream(rows.vectors[coming], rows.gold[coming], rows.gold[coming])
 
 
+def confused(start: Start, stream: Stream, order: int, right: float = 0.83) -> Stream:
+    """The same rows with a teacher that is right as often as GPT-4 and errs where names mislead.
+
+    Rows on which matching the text with the intents' names (and a little noise) is most wrong are
+    answered that way. What a noisy teacher does to the settings can so be seen on the train file.
+    """
+    rng = np.random.default_rng(900 + order)
+    likeness = 20 * stream.vectors @ start.names.T + rng.normal(size=(len(stream.gold), CLASSES))
+    rows = np.arange(len(stream.gold))
+    lead = likeness.max(axis=1) - likeness[rows, stream.gold]
+    mistaken = np.argsort(-lead)[: int((1 - right) * len(rows))]
+    said = stream.gold.copy()
+    said[mistaken] = likeness[mistaken].argmax(axis=1)
+    return Stream(stream.vectors, said, stream.gold)
+
+
 def name_vectors(folder: Path, cache: Path) -> data.Vectors:
     """The intents' names, read as sentences."""
     names = json.loads((folder / "banking77" / "categories.json").read_text())
@@ -255,7 +272,7 @@ def candidates() -> Iterator[tuple[str, Settings]]:
     yield "lead 0.5", replace(chosen, lead=0.5)
     yield "refresh 50", replace(chosen, refresh=50)
     yield "taught weight 1", replace(chosen, taught_weight=1.0)
-    yield "taught weight 0.4", replace(chosen, taught_weight=0.4)
+    yield "taught weight 0.7", replace(chosen, taught_weight=0.7)
     for name, value in (
         ("l2", 3e-4),
         ("l2", 3e-5),
@@ -280,38 +297,36 @@ def mean(outcomes: list[Outcome]) -> dict[str, float]:
 
 
 def tune(options_data: Path, cache: Path, orders: range) -> list[dict[str, object]]:
-    """Accuracy of each candidate on the train file, at 15 and 20 % of calls."""
+    """Accuracy of each candidate on the train file at 15 % of calls, by teacher."""
     found: list[dict[str, object]] = []
-    streams = [rehearsal(options_data, cache, order) for order in orders]
+    sure = [rehearsal(options_data, cache, order) for order in orders]
+    noisy = [(a, confused(a, s, order)) for order, (a, s) in zip(orders, sure, strict=True)]
     for name, settings in candidates():
         row: dict[str, object] = {"settings": name}
-        for budget in (0.15, 0.2):
-            runs = [cascade(*s, budget, settings, o) for o, s in zip(orders, streams, strict=True)]
-            row[f"at {budget:.0%}"] = mean(runs)["accuracy"]
+        for teacher, streams in (("gold", sure), ("right on 83 %", noisy)):
+            runs = [cascade(*s, 0.15, settings, o) for o, s in zip(orders, streams, strict=True)]
+            row[f"teacher {teacher}"] = mean(runs)["accuracy"]
         found.append(row)
         print(row, flush=True)
     return found
 
 
-POLICIES = {"ours": cascade, "random": at_random, "front-loaded": front_loaded}
-
-
 def judge(
-    options_data: Path, cache: Path, orders: range, budgets: list[float], *, full: bool
+    options_data: Path, cache: Path, orders: range, budgets: list[float]
 ) -> list[dict[str, object]]:
-    """The curve of every policy, and that of the settings we began with."""
+    """The curve of ours, then every other policy at each second budget of it."""
     streams = [recorded(options_data, cache, order) for order in orders]
     cells: list[dict[str, object]] = []
-    for name, run in POLICIES.items():
-        for budget in budgets if name == "ours" or full else budgets[-1:]:
-            runs = [run(*s, budget, Settings(), o) for o, s in zip(orders, streams, strict=True)]
+    for name, run, settings in (
+        ("ours", cascade, Settings()),
+        ("starting point", cascade, STARTING_POINT),
+        ("front-loaded", front_loaded, Settings()),
+        ("random", at_random, Settings()),
+    ):
+        for budget in budgets if name == "ours" else budgets[::2]:
+            runs = [run(*s, budget, settings, o) for o, s in zip(orders, streams, strict=True)]
             cells.append({"policy": name, "budget": budget, **mean(runs)})
             print(cells[-1], flush=True)
-    for budget in (0.15, 0.2) if full else ():
-        runs = [
-            cascade(*s, budget, STARTING_POINT, o) for o, s in zip(orders, streams, strict=True)
-        ]
-        cells.append({"policy": "starting point", "budget": budget, **mean(runs)})
     return cells
 
 
@@ -323,10 +338,8 @@ def main() -> None:
     if options.tune:
         rows = tune(options.data, options.cache, orders)
     else:
-        budgets = (
-            [0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.34] if options.full else [0.1, 0.15, 0.2]
-        )
-        rows = judge(options.data, options.cache, orders, budgets, full=options.full)
+        budgets = [0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.34] if options.full else [0.15, 0.2]
+        rows = judge(options.data, options.cache, orders, budgets)
         for name, (calls, accuracy) in PUBLISHED.items():
             rows.append(
                 {
