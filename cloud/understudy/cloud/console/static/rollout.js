@@ -5,7 +5,7 @@ import { $, say } from "./dom.js";
 const WORDS = {
   pause: ["Pause the rollout?", "Nodes that have the new bundle keep it; no further node is offered it."],
   resume: ["Resume the rollout?", "The share offered grows again as nodes commit."],
-  rollback: ["Roll back?", "The release before is published again, as the newest, and offered to every node."],
+  rollback: ["Roll back?", "The release before is signed again, as the newest, and offered to every node. A gateway without the publisher's key cannot sign: it then says which command to run where the key is."],
 };
 
 export function wire(afterwards) {
