@@ -1,1 +1,0 @@
-"""The sidecar for products that are not written in Python."""
