@@ -230,6 +230,26 @@ class UpdaterConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarConfig:
+    """Where the sidecar listens; port 0 takes a free one, -1 switches the face off.
+
+    Attributes:
+        host: Address to listen on; whoever reaches it may ask, so keep it on this machine or
+            inside one pod.
+        http_port: HTTP and JSON.
+        grpc_port: gRPC.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 8090
+    grpc_port: int = 8091
+
+    def __post_init__(self) -> None:
+        if not all(-1 <= port <= 65_535 for port in (self.http_port, self.grpc_port)):
+            raise InvalidValueError("sidecar ports must lie in [-1, 65535]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeConfig:
     """One embedded client.
 
@@ -249,6 +269,7 @@ class EdgeConfig:
         cache: Exact cache of teacher answers.
         privacy: What leaves the process.
         updater: Over-the-air students.
+        sidecar: Where `understudy edge serve` listens.
     """
 
     bundle: str = ""
@@ -265,6 +286,7 @@ class EdgeConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     updater: UpdaterConfig = field(default_factory=UpdaterConfig)
+    sidecar: SidecarConfig = field(default_factory=SidecarConfig)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.deadline_ms) and self.deadline_ms > 0):
