@@ -92,7 +92,8 @@ class Certificate:
         keep_rate: Share of the audited rows at or above `threshold`.
         rows: Audited rows, none of them used for training.
         errors: Rows kept at `threshold` on which student and teacher differ.
-        rows_missing: Further audited rows needed, as far as can be told; 0 when certified.
+        rows_missing: Further audited rows needed, as far as can be told; 0 when certified, and when
+            no number of rows would help because the student errs too often where it is surest.
         rows_digest: sha256 over the audited event ids, sorted.
         issued_unix_s: When.
         expires_unix_s: Until when; infinite for ever.
