@@ -25,6 +25,7 @@ from understudy.edge.parts import (
     decode_head,
     encode_calibration,
     encode_certificate,
+    encode_embeddings,
     encode_golden,
     encode_head,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "decode_head",
     "encode_calibration",
     "encode_certificate",
+    "encode_embeddings",
     "encode_golden",
     "encode_head",
     "read_bundle",
