@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 
+from understudy.distill_loop import components
 from understudy.distill_loop.base import Base
 from understudy.distill_loop.recipe import StudentRecipe
+from understudy.distill_loop.static import static
 from understudy.distill_loop.student import StudentModel, cut_student
 from understudy.types.config import nearest_key
 from understudy.types.errors import ConfigError
@@ -18,7 +20,16 @@ from understudy.types.errors import ConfigError
 Builder = Callable[[StudentRecipe, Base, Iterable[str]], StudentModel]
 GROUP = "understudy.student"
 
-BUILDERS: dict[str, Builder] = {"slim": cut_student}
+BUILDERS: dict[str, Builder] = {
+    "slim": cut_student,
+    "pruned": components.pruned,
+    "shared": components.shared,
+    "moe": components.mixture_of_experts,
+    "mod": components.mixture_of_depths,
+    "lora": components.lora,
+    "prompt": components.prompt,
+    "static": static,
+}
 
 
 def build_student(recipe: StudentRecipe, base: Base, texts: Iterable[str]) -> StudentModel:

@@ -240,8 +240,9 @@ def write(
     lineage: Lineage | None = None,
 ) -> str:
     """Writes the bundle and returns its id."""
+    graph = {ENCODER: candidate.encoder} if candidate.encoder else {}
     files = {
-        ENCODER: candidate.encoder,
+        **graph,
         HEAD: head_bytes(candidate.head),
         TOKENIZER: candidate.tokenizer,
         CALIBRATION: encode_calibration(candidate.calibration),
@@ -269,7 +270,7 @@ def from_bundle(bundle: Bundle) -> Candidate:
     return Candidate(
         task=bundle.manifest.task,
         labels=bundle.manifest.labels,
-        encoder=bundle.files[ENCODER],
+        encoder=bundle.files.get(ENCODER, b""),
         tokenizer=bundle.files[TOKENIZER],
         max_tokens=bundle.manifest.max_tokens,
         head=bundle.head,

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from understudy.distill_loop.encoder import Encoder, EncoderSpec
+from understudy.distill_loop.static import StaticEncoder
 from understudy.distill_loop.student import StudentModel
 
 
@@ -28,7 +29,8 @@ def load_model(folder: Path) -> StudentModel:
     from safetensors.torch import load_file
 
     plain = json.loads((folder / "spec.json").read_text("utf-8"))
-    encoder = Encoder(msgspec.convert(plain["spec"], EncoderSpec))
+    spec = msgspec.convert(plain["spec"], EncoderSpec)
+    encoder = StaticEncoder(spec) if spec.static else Encoder(spec)
     encoder.load_state_dict(load_file(folder / "encoder.safetensors"))
     tokenizer = (folder / "tokenizer.json").read_text("utf-8")
     return StudentModel(encoder.eval(), tokenizer, tuple(plain["layer_map"]))

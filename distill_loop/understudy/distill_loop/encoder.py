@@ -33,6 +33,7 @@ class EncoderSpec:
         top_k: Experts that a token goes to.
         capacity: Share of the tokens a routed depth works on; 1 for all.
         prompt: Learned vectors put before every input.
+        static: True for a table of word vectors without layers.
     """
 
     vocabulary: int
@@ -48,6 +49,7 @@ class EncoderSpec:
     top_k: int = 1
     capacity: float = 1.0
     prompt: int = 0
+    static: bool = False
 
 
 @dataclass(slots=True)
@@ -226,7 +228,14 @@ class Encoder(nn.Module):
             rows = input_ids.shape[0]
             x = torch.cat([self.prompt.unsqueeze(0).expand(rows, -1, -1), x], dim=1)
             mask = torch.cat([mask.new_ones(rows, self.spec.prompt), mask], dim=1)
-        return self.norm(x + self.places.weight[: x.shape[1]]), mask
+        return self.norm(x + self._positions(input_ids.shape[1])), mask
+
+    def _positions(self, length: int) -> Tensor:
+        """Places of the words from 0; those of the prompt, which stands before them, lie behind."""
+        words = self.places.weight[:length]
+        if self.prompt is None:
+            return words
+        return torch.cat([self.places.weight[self.spec.positions :], words])
 
     def _step(self, depth: int, block: int, x: Tensor, bias: Tensor, trace: Trace | None) -> Tensor:
         out: Tensor = self.blocks[block](x, bias, trace)

@@ -55,7 +55,7 @@ def sit(candidate: Candidate, student: Student, exam: Exam, contract: Contract) 
         right=judged.agree == 1.0,
         confidence=scores.effective,
         certificate=_certificate(candidate, student, exam, contract),
-        encoder_bytes=len(candidate.encoder),
+        encoder_bytes=len(candidate.encoder) + sum(map(len, (candidate.extra or {}).values())),
         ood_auc=_foreign_auc(candidate, student, exam, scores.effective),
         pinned_broken=_broken(answer(student, exam.pinned), exam.pinned),
         gold_right=_gold(student, exam.gold),

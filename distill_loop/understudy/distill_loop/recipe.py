@@ -55,8 +55,8 @@ class StudentRecipe:
     """What the student is built from.
 
     Attributes:
-        use: Component name: `slim`, `shared`, `moe`, `mod`, `early_exit`, `static`, `pruned`,
-            `lora`, `prompt`, or the name of a plug-in.
+        use: Component name: `slim`, `pruned`, `shared`, `moe`, `mod`, `lora`, `prompt`, `static`,
+            or the name of a plug-in.
         base: `minilm`, or a folder with `config.json`, `model.safetensors`, `tokenizer.json`.
         keep_layers: Layers of the base that the student keeps, from 0.
         hidden: Width of the student's layers; 0 keeps the base's.

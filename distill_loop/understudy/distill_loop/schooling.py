@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from understudy.distill_loop import candidate as parts
+from understudy.distill_loop.adapters import merge_adapters
 from understudy.distill_loop.build import build_student
 from understudy.distill_loop.candidate import Candidate
 from understudy.distill_loop.checkpoint import load_model, save_model
@@ -22,8 +23,11 @@ from understudy.distill_loop.lesson import make_lesson
 from understudy.distill_loop.night import Night
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds
+from understudy.distill_loop.static import StaticEncoder
 from understudy.distill_loop.student import StudentModel
+from understudy.edge.bundle import encode_embeddings
 from understudy.edge.student import Student
+from understudy.types.bundle import EMBEDDINGS
 from understudy.types.errors import DataError
 
 PARITY_TEXTS = 50
@@ -85,7 +89,7 @@ def _train(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
         "gradient_share": trained.gradient_share,
         "steps": trained.steps,
     }
-    return trained.model
+    return replace(trained.model, encoder=merge_adapters(trained.model.encoder))
 
 
 def _lesson(night: Night, rows: Sequence[Example], labels: tuple[str, ...]) -> Lesson:
@@ -110,7 +114,9 @@ def _padded(logits: np.ndarray, classes: int) -> np.ndarray:
 
 
 def export(night: Night, model: StudentModel, folds: Folds) -> bytes:
-    """The encoder as one ONNX file, compared with torch on real texts."""
+    """The encoder as one ONNX file, compared with torch on real texts; empty for a static one."""
+    if model.encoder.spec.static:
+        return b""
     with night.stage("export"):
 
         def fill(folder: Path) -> None:
@@ -123,7 +129,11 @@ def export(night: Night, model: StudentModel, folds: Folds) -> bytes:
 
 
 def shrink(night: Night, model: StudentModel, graph: bytes, folds: Folds) -> Candidate:
-    """The graph that ships, in a candidate without a head."""
+    """The graph that ships, in a candidate without a head; a static student ships its table."""
+    if isinstance(model.encoder, StaticEncoder):
+        table = model.encoder.table().numpy().astype(np.float16)
+        blank = _blank(night, model, b"", folds)
+        return replace(blank, runtime="static", extra={EMBEDDINGS: encode_embeddings(table)})
     recipe = night.recipe.compress
     with night.stage("compress"):
         texts = [row.text for row in folds.train][:200]
@@ -142,11 +152,15 @@ def shrink(night: Night, model: StudentModel, graph: bytes, folds: Folds) -> Can
         small = (folder / "encoder.onnx").read_bytes()
         compared = parity(graph, small, model.tokenizer, texts[:PARITY_TEXTS])
         night.figures["parity"] = asdict(compared)
+    return _blank(night, model, small, folds)
+
+
+def _blank(night: Night, model: StudentModel, graph: bytes, folds: Folds) -> Candidate:
     spec = model.encoder.spec
     return parts.blank(
         night.recipe.task,
         night.labels(folds),
-        small,
+        graph,
         model.tokenizer.encode(),
         max_tokens=spec.positions,
         vector=spec.vector,

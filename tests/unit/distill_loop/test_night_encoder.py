@@ -50,7 +50,9 @@ def _lesson(base_model: StudentModel, classes: int = 4) -> Lesson:
     return Lesson(texts=TEXTS, vectors=vectors, soft=soft, labels=labels, weights=weights)
 
 
-def _train(base_model: StudentModel, recipe: Recipe, layers: tuple[int, ...] = (1,)):  # noqa: ANN202 - start and end
+def _train(
+    base_model: StudentModel, recipe: Recipe, layers: tuple[int, ...] = (1,)
+) -> tuple[StudentModel, Trained]:
     student = replace(recipe.student, keep_layers=layers)
     start = cut_student(student, find_base(recipe.student.base), TEXTS)
     lesson = _lesson(base_model)
