@@ -29,6 +29,7 @@ from understudy.cloud.teacher import (
     head_spec,
     make_engine,
 )
+from understudy.cloud.teacher.spec import Precision
 
 ROWS = Path(__file__).parents[1] / "examples" / "support-desk" / "utterances.jsonl"
 Way = Callable[[list[ScoreRequest]], Awaitable[int]]
@@ -40,6 +41,7 @@ async def main() -> None:
     random.Random(options.seed).shuffle(rows)  # noqa: S311 - which texts, nothing secret
     with tempfile.TemporaryDirectory(prefix="us-", dir="/tmp") as folder:
         spec = teacher(Path(folder), rows[: options.fit_rows], options.threads)
+        spec = replace(spec, precision=options.precision)
         texts = [ScoreRequest(text=row["text"]) for row in rows[-options.texts :]]
         alone = await engine_rates(spec, texts, options.rounds, options.batches)
         serve = ServeOptions(
@@ -126,6 +128,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--precision", type=Precision, default=Precision.FLOAT32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="more texts and rounds")

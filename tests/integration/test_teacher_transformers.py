@@ -26,7 +26,7 @@ from understudy.cloud.teacher.head import (
     load_head,
     save_head,
 )
-from understudy.cloud.teacher.spec import TeacherSpec
+from understudy.cloud.teacher.spec import Precision, TeacherSpec
 from understudy.types.errors import (
     ConfigError,
     DataError,
@@ -187,6 +187,16 @@ def test_sentence_vectors_have_length_one_and_keep_their_order(encoder: Path) ->
     for text, vector in zip(texts, vectors, strict=True):
         assert np.allclose(loaded.encode([text])[0], vector, atol=1e-5)
     assert (0, loaded.vector_size) == loaded.encode([]).shape
+
+
+def test_half_the_numbers_give_nearly_the_same_vectors(encoder: Path) -> None:
+    """Twice as fast where the processor knows bfloat16; what the teacher says must stay."""
+    whole = SentenceEncoder.load(encoder).encode(TEXTS)
+    half = SentenceEncoder.load(encoder, precision=Precision.BFLOAT16).encode(TEXTS)
+
+    assert half.dtype == np.float32
+    assert np.all((whole * half).sum(axis=1) > 0.99)
+    assert not np.array_equal(whole, half)
 
 
 def test_a_head_is_read_back_as_it_was_written(head: Path, tmp_path: Path) -> None:

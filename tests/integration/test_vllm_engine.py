@@ -49,7 +49,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> TeacherSpec:
     return TeacherSpec(
         engine=Engine.VLLM,
         model=str(folder),
-        adapter=str(tiny_lora(tmp_path_factory.mktemp("adapter"), folder)),
+        adapter=str(tiny_lora(tmp_path_factory.mktemp("lora") / "adapter", folder)),
         runner=Runner.GENERATE,
         labels=LABELS,
         max_batch=8,
@@ -58,8 +58,8 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> TeacherSpec:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def adapted(spec: TeacherSpec) -> AsyncIterator[VllmEngine]:
-    """The engine with its LoRA adapter; all tests of this file share its processes."""
+async def engine(spec: TeacherSpec) -> AsyncIterator[VllmEngine]:
+    """All tests of this file share its processes."""
     started = VllmEngine(spec)
     await started.start()
     yield started
@@ -68,17 +68,12 @@ async def adapted(spec: TeacherSpec) -> AsyncIterator[VllmEngine]:
 
 @pytest.fixture(scope="module")
 def reference(spec: TeacherSpec) -> Reference:
-    return Reference(spec.model, MAX_TOKENS)
+    return Reference(spec.model, MAX_TOKENS, spec.adapter)
 
 
 def worded(engine: VllmEngine, spec: TeacherSpec, options: PromptOptions) -> VllmEngine:
-    """The base model and other questions, put to the same processes: they take long to start."""
-    return VllmEngine(replace(spec, prompt=options, adapter=""), engine.process)
-
-
-@pytest.fixture(scope="module")
-def engine(adapted: VllmEngine, spec: TeacherSpec) -> VllmEngine:
-    return worded(adapted, spec, PromptOptions())
+    """Other questions put to the same processes, which take long to start."""
+    return VllmEngine(replace(spec, prompt=options), engine.process)
 
 
 def check_label(answer: TeacherLabel | UnderstudyError, expected: dict[str, float]) -> None:
@@ -112,23 +107,24 @@ async def test_the_distribution_is_the_models_own(
         assert answer.label_mass == pytest.approx(mass, abs=1e-3)
 
 
-async def test_an_adapter_speaks_for_itself_and_leaves_the_base_alone(
-    adapted: VllmEngine, engine: VllmEngine, spec: TeacherSpec, reference: Reference
+async def test_the_adapter_is_part_of_the_teacher(
+    engine: VllmEngine, spec: TeacherSpec, reference: Reference
 ) -> None:
-    """A teacher tuned by LoRA shares the base model's processes, from a local folder."""
-    tuned = Reference(spec.model, MAX_TOKENS, spec.adapter)
-    request = ScoreRequest(text="where is my card")
+    """All tests here ask a LoRA adapter from a local folder; this one sees that it matters."""
+    base = Reference(spec.model, MAX_TOKENS)
+    tuned, _ = reference.label("where is my card", LABELS, PromptOptions())
+    untuned, _ = base.label("where is my card", LABELS, PromptOptions())
 
-    (by_adapter,), (by_base,) = await asyncio.gather(
-        adapted.score_labels([request]), engine.score_labels([request])
-    )
+    assert max(abs(tuned[label] - untuned[label]) for label in LABELS) > 0.01
+    assert engine.info().id.endswith("+adapter")
 
-    expected, _ = tuned.label(request.text, LABELS, PromptOptions())
-    base, _ = reference.label(request.text, LABELS, PromptOptions())
-    check_label(by_adapter, expected)
-    check_label(by_base, base)
-    assert max(abs(expected[label] - base[label]) for label in LABELS) > 0.01
-    assert adapted.info().id != engine.info().id
+
+async def test_a_process_is_not_shared_with_the_base_model(
+    engine: VllmEngine, spec: TeacherSpec
+) -> None:
+    """vLLM on processors answers rows without adapter by the adapter of their neighbours."""
+    with pytest.raises(InvalidValueError, match="one adapter share"):
+        VllmEngine(replace(spec, adapter=""), engine.process)
 
 
 async def test_more_classes_than_letters_and_token_ids_are_scored_too(

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.cloud.teacher.spec import Precision
 from understudy.types.errors import ConfigError
 
 DEFAULT_MAX_TOKENS = 256
@@ -33,13 +34,21 @@ class SentenceEncoder:
         self.max_tokens = max_tokens
 
     @classmethod
-    def load(cls, folder: Path, *, max_tokens: int = 0, threads: int = 0) -> Self:
+    def load(
+        cls,
+        folder: Path,
+        *,
+        max_tokens: int = 0,
+        threads: int = 0,
+        precision: Precision = Precision.FLOAT32,
+    ) -> Self:
         """Reads an encoder.
 
         Args:
             folder: Configuration, weights and tokenizer; pooling from the files beside them.
             max_tokens: Longest input read; 0 for what the model was made for.
             threads: CPU threads for the whole process; 0 leaves them as they are.
+            precision: Numbers it computes with; its vectors are float32 all the same.
 
         Raises:
             ConfigError: If the folder holds no encoder.
@@ -53,7 +62,11 @@ class SentenceEncoder:
             torch.set_num_threads(threads)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModel.from_pretrained(folder, dtype=torch.float32).to(device()).eval()
+            model = (
+                AutoModel.from_pretrained(folder, dtype=getattr(torch, precision))
+                .to(device())
+                .eval()
+            )
         except (OSError, ValueError) as error:
             raise ConfigError(f"teacher.model: {folder} holds no encoder: {error}") from error
         longest = max_tokens or _made_for(folder)
@@ -87,7 +100,7 @@ class SentenceEncoder:
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self._model.device)
         with torch.inference_mode():
-            hidden = self._model(**inputs).last_hidden_state  # (B, T, D)
+            hidden = self._model(**inputs).last_hidden_state.float()  # (B, T, D)
             if self._pooling == "cls":
                 pooled = hidden[:, 0]
             else:

@@ -162,7 +162,9 @@ class ModelScorer:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=getattr(torch, spec.precision)
+        )
         self._model = model.to(device()).eval()
         self._max_tokens = spec.max_tokens or None
         self.labels = labels
@@ -198,7 +200,9 @@ def load_scorer(spec: TeacherSpec) -> Scorer:
     folder = resolve_model(spec)
     if spec.head:
         head = load_head(spec.head)
-        encoder = SentenceEncoder.load(folder, max_tokens=spec.max_tokens, threads=spec.threads)
+        encoder = SentenceEncoder.load(
+            folder, max_tokens=spec.max_tokens, threads=spec.threads, precision=spec.precision
+        )
         return HeadScorer(encoder, head)
     labels = model_labels(folder, spec.labels)
     try:

@@ -34,15 +34,21 @@ class VllmEngine:
 
     Args:
         spec: The teacher.
-        process: A running vLLM to share, with the same model: teachers that differ in prompt or
-            adapter need no second one.
+        process: A vLLM to share, of the same model and adapter: teachers that differ in their
+            prompt need no second one.
+
+    Raises:
+        InvalidValueError: If the shared process has another model or adapter.
     """
 
     def __init__(self, spec: TeacherSpec, process: VllmProcess | None = None) -> None:
         self._spec = spec
         self._folder = resolve_model(spec)
         self.process = process or VllmProcess(spec, self._folder)
-        self._adapter: Any = None
+        if not self.process.serves(spec):
+            raise InvalidValueError(
+                "a vLLM is shared by teachers of one model and one adapter only"
+            )
         # One question per set of classes; few sets are in use at a time.
         self._prompts = functools.lru_cache(maxsize=64)(self._make_prompts)
 
@@ -61,11 +67,6 @@ class VllmEngine:
         """
         if self.process.llm is None:
             await self.process.start()
-        if self._spec.adapter:
-            from vllm.lora.request import LoRARequest
-
-            self._adapter = LoRARequest("teacher", 1, self._spec.adapter)
-            await self.process.llm.add_lora(self._adapter)
         if self._spec.labels:
             await asyncio.to_thread(self._prompts, self._spec.labels)
 
@@ -202,7 +203,7 @@ class VllmEngine:
                 parameters,
                 process.request_id(),
                 priority=priority,
-                lora_request=self._adapter,
+                lora_request=process.adapter,
                 trace_headers={"traceparent": trace} if trace else None,
             )
         )

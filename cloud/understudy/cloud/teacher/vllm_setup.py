@@ -120,6 +120,7 @@ class VllmProcess:
         self._run = uuid.uuid4().hex[:8]
         self.gate = LaneGate()
         self.llm: Any = None
+        self.adapter: Any = None
 
     async def start(self) -> None:
         """Starts the engine's processes; takes half a minute.
@@ -134,6 +135,18 @@ class VllmProcess:
             self.llm = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         except (RuntimeError, ValueError, OSError, NotImplementedError) as error:
             raise ConfigError(f"teacher.model: vLLM cannot run {self._folder}: {error}") from error
+        if self._spec.adapter:
+            await self._load_adapter(self._spec.adapter)
+
+    def serves(self, spec: TeacherSpec) -> bool:
+        """True if a teacher of that spec may share this process.
+
+        Not one with another adapter, and not one without: on processors vLLM 0.32 indexes adapters
+        with -1 for rows that have none, which is the last adapter. Rows of the base model that
+        meet a row of an adapter in one batch get the adapter's answer.
+        """
+        mine = self._spec
+        return (spec.model, spec.adapter) == (mine.model, mine.adapter)
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401 - untyped library
@@ -178,6 +191,17 @@ class VllmProcess:
         with contextlib.suppress(TimeoutError):  # what still runs then gets an error
             await asyncio.wait_for(self._idle.wait(), drain_s)
         await asyncio.to_thread(llm.shutdown)
+
+    async def _load_adapter(self, folder: str) -> None:
+        from vllm.lora.request import LoRARequest
+
+        request = LoRARequest("teacher", 1, folder)
+        try:
+            await self.llm.add_lora(request)
+        except Exception as error:
+            await self.stop(0.0)
+            raise ConfigError(f"teacher.adapter: vLLM cannot load {folder}: {error}") from error
+        self.adapter = request
 
     async def _one(
         self, request: Request, answer: Callable[[Request], Awaitable[Result]]
