@@ -52,7 +52,12 @@ class EngineTeacher:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._wait(self._engine.start())
+        try:
+            self._wait(self._engine.start())
+        except BaseException:
+            # A teacher that cannot start must not keep the process alive by its thread.
+            self._end_loop()
+            raise
         return self
 
     def __exit__(
@@ -64,9 +69,12 @@ class EngineTeacher:
         try:
             self._wait(self._engine.stop())
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self._end_loop()
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     @property
     def id(self) -> str:
