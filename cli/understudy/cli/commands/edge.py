@@ -39,3 +39,17 @@ def status(config: Config = DEFAULT, as_json: AsJson = False) -> None:
 
     with EdgeClient.open(config) as client:
         show_fields(client.status(), as_json=as_json)
+
+
+@app.command(epilog="Example: understudy edge serve -c edge.yaml")
+def serve(config: Config = DEFAULT) -> None:
+    """Serves a client on loopback, over HTTP and gRPC, until SIGTERM or Ctrl-C."""
+    from understudy.edge.sidecar import Sidecar
+    from understudy.edge.sidecar import serve as serve_sidecar
+
+    def tell(sidecar: Sidecar) -> None:
+        ports = {"http": sidecar.http_port, "grpc": sidecar.grpc_port}
+        said = [f"{face} on port {port}" for face, port in ports.items() if port >= 0]
+        typer.echo(f"answering: {', '.join(said)}")
+
+    serve_sidecar(config, tell)
