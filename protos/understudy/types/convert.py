@@ -175,10 +175,9 @@ def _enum_to_wire(enum: Any, prefix: str, word: str) -> Any:  # noqa: ANN401 - g
 
 
 def _kind_from_wire(number: int) -> RecordKind:
-    name = _word_of(records_pb2.RecordKind, number, "RECORD_KIND_")
-    if name not in set(RecordKind):
+    if number not in _KINDS:
         raise InvalidValueError(f"record kind {number} is unknown to this version")
-    return RecordKind(name)
+    return _KINDS[number]
 
 
 def _word_of(enum: Any, number: int, prefix: str) -> str:  # noqa: ANN401 - generated enums have no base
@@ -186,3 +185,11 @@ def _word_of(enum: Any, number: int, prefix: str) -> str:  # noqa: ANN401 - gene
     if number not in enum.values():
         return ""
     return str(enum.Name(number)).removeprefix(prefix).lower()
+
+
+# Every record of every call is looked up here.
+_KINDS = {
+    number: RecordKind(name.removeprefix("RECORD_KIND_").lower())
+    for name, number in records_pb2.RecordKind.items()
+    if number
+}
