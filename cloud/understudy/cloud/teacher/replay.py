@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from understudy.types.records import TeacherLabel
 
 # A recording that names one label only: what is left for all others together.
 _REST = 1e-6
+_REMEMBERED = 10_000
 
 
 class ReplayEngine:
@@ -38,6 +40,8 @@ class ReplayEngine:
         self._labels = tuple(sorted({label for row in self._answers.values() for label in row}))
         self._id = f"replay:{name}"
         self._hash = prompt_hash(self._id, self._labels)
+        # The same few thousand texts are asked for again and again, and always answered the same.
+        self._ranked = functools.lru_cache(maxsize=_REMEMBERED)(self._rank)
 
     def info(self) -> TeacherInfo:
         """Labels are all that were ever recorded."""
@@ -75,10 +79,13 @@ class ReplayEngine:
         late = expired(request)
         if late is not None:
             return late
-        recorded = self._answers.get(request.text)
+        return self._ranked(request.text, request.labels)
+
+    def _rank(self, text: str, labels: tuple[str, ...]) -> TeacherLabel | UnderstudyError:
+        recorded = self._answers.get(text)
         if recorded is None:
             return TeacherError("no answer was recorded for this text")
-        wanted = request.labels or tuple(recorded)
+        wanted = labels or tuple(recorded)
         scores = np.array([math.log(max(recorded.get(label, 0.0), _REST)) for label in wanted])
         mass = sum(recorded.get(label, 0.0) for label in wanted)
         return ranked_label(
