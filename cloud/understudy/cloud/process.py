@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from understudy.cloud.app import Gateway, open_gateway
@@ -42,10 +43,32 @@ def run_gateway(config: CloudConfig) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with open_gateway(config) as gateway:
+            _spare_collector()
             _log.info("the gateway serves at %s", gateway.running)
             await stop.wait()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The faster event loop where it is installed; None for Python's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _spare_collector() -> None:
+    """Leaves what was loaded at the start out of garbage collection, and collects less often.
+
+    A call makes hundreds of short-lived objects and hardly a cycle; with Python's defaults a
+    twentieth of the loop's time went into walking modules that live as long as the process.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @contextlib.contextmanager
