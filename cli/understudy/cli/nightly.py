@@ -16,6 +16,7 @@ from understudy.types.errors import ConfigError
 if TYPE_CHECKING:
     from understudy.cloud.config import CloudConfig
     from understudy.cloud.releases import ReleaseRepository, ReleaseStore
+    from understudy.distill_loop.plan import NightPlan
     from understudy.distill_loop.publish import Publish
     from understudy.distill_loop.recipe import Recipe
     from understudy.distill_loop.rows import Example
@@ -100,6 +101,28 @@ def run_nightly(
     try:
         sources = Sources(log=log.scan(), seed=seed, champion=champion)
         return run_night(recipe, workspace, sources, name=name, publish=publish, progress=progress)
+    finally:
+        log.close()
+
+
+def plan_nightly(places: NightPlaces) -> NightPlan:
+    """What the next night will cost.
+
+    Raises:
+        ConfigError: If a file is missing.
+        DataError: If there is nothing to learn from.
+    """
+    from understudy.cloud.parts import open_log
+    from understudy.distill_loop.night import Sources
+    from understudy.distill_loop.plan import plan_night
+    from understudy.distill_loop.workspace import Workspace
+
+    recipe, cloud = _recipe(places), _cloud(places)
+    champion = find_champion(recipe.task, places, cloud)
+    log = open_log(cloud)
+    try:
+        sources = Sources(log=log.scan(), seed=seed_examples(places.seed), champion=champion)
+        return plan_night(recipe, Workspace(places.workspace), sources)
     finally:
         log.close()
 
