@@ -22,6 +22,7 @@ from understudy.distill_loop.workspace import Workspace, write_whole
 from understudy.types.errors import ConfigError
 
 Floats = NDArray[np.float32]
+MAX_CLUSTERED = 3000
 UNKNOWN_MASS = 0.5
 """A teacher whose labels carry less of its probability than this did not find a fitting one."""
 
@@ -74,6 +75,7 @@ def propose(
     labels: Sequence[str],
     *,
     min_rows: int = 15,
+    apart: float = 0.5,
 ) -> tuple[Proposal, ...]:
     """Clusters unknown rows; the largest first.
 
@@ -83,16 +85,22 @@ def propose(
         centres: Centre of each known class, unit rows, (C, D); may be empty.
         labels: Names of these classes.
         min_rows: Smallest cluster worth a person's time.
+        apart: Mean cosine distance from which two groups are two things.
     """
-    from sklearn.cluster import HDBSCAN
+    from sklearn.cluster import AgglomerativeClustering
 
-    if len(rows) < min_rows:
+    if len(rows) < max(min_rows, 2):
         return ()
-    clusters = HDBSCAN(min_cluster_size=min_rows, copy=True).fit_predict(vectors)
+    # Pairs of rows are compared: the newest few thousand are enough to see what is missing.
+    rows, vectors = rows[-MAX_CLUSTERED:], vectors[-MAX_CLUSTERED:]
+    clusters = AgglomerativeClustering(
+        n_clusters=None, distance_threshold=apart, metric="cosine", linkage="average"
+    ).fit_predict(vectors)
     everything = Counter(word for row in rows for word in set(row.text.casefold().split()))
     found = [
         _proposal([rows[i] for i in members], vectors[members], centres, labels, everything)
         for members in (np.flatnonzero(clusters == c) for c in range(int(clusters.max()) + 1))
+        if len(members) >= min_rows
     ]
     return tuple(sorted(found, key=lambda p: (-len(p.row_ids), p.id)))
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.distill_loop.candidate import Answers, Candidate, answer, scores_of
+from understudy.distill_loop.curate import redact
 from understudy.distill_loop.gate import Sheet
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.statistics import area_under_curve
 from understudy.edge.student import Student
 from understudy.router.certificate import certify
 from understudy.types.contract import Certificate, Contract
+
+MAX_DRAWN = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,33 @@ def compare_latency(
     if len(times[0]) <= 2:
         return float("nan"), float("nan")
     return float(np.median(times[0][2:])), float(np.median(times[1][2:]))
+
+
+def pictures(new: Sheet, old: Sheet | None, exam: Exam) -> dict[str, Any]:
+    """What the report draws: accuracies, confidences and slices of the rows that judged."""
+    sheets = {"new": new} if old is None else {"old": old, "new": new}
+    judged: dict[str, Any] = {}
+    for who, sheet in sheets.items():
+        judged[f"{who}_right"] = sheet.right[:MAX_DRAWN].astype(int).tolist()
+        judged[f"{who}_confidence"] = np.round(sheet.confidence[:MAX_DRAWN], 4).tolist()
+    if old is not None:
+        judged["slices"] = {
+            name: (float(old.right[rows].mean()), float(new.right[rows].mean()), int(rows.sum()))
+            for name, rows in exam.slices.items()
+        }
+    accuracy = {who: float(sheet.right.mean()) for who, sheet in sheets.items() if len(sheet.right)}
+    return {"judged": judged, "accuracy": accuracy}
+
+
+def changed_answers(old: Student, new: Student, exam: Exam, most: int = 20) -> list[dict[str, str]]:
+    """Redacted samples of rows on which the two students differ."""
+    before, after = answer(old, exam.rows).labels, answer(new, exam.rows).labels
+    rows = zip(exam.rows, before, after, strict=True)
+    return [
+        {"text": redact(row.text), "teacher": row.target, "champion": a, "challenger": b}
+        for row, a, b in rows
+        if a != b
+    ][:most]
 
 
 def _certificate(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.distill_loop.base import Base, find_base
+from understudy.distill_loop.discover import approved_rows
 from understudy.distill_loop.lesson import VectorCache, label_set
 from understudy.distill_loop.recipe import Recipe
 from understudy.distill_loop.rows import Example
@@ -130,6 +131,7 @@ class Night:
             *self.recipe.labels,
             *self.sources.approved,
             *(row.label for row in self.sources.seed if row.label),
+            *(row.label for row in approved_rows(self.workspace)),
         )
         return label_set(known, rows, new_class_rows=self.recipe.data.new_class_rows)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.candidate import Candidate
 from understudy.distill_loop.checkpoint import load_model, save_model
-from understudy.distill_loop.evaluation import Exam, compare_latency, sit
+from understudy.distill_loop.evaluation import Exam, changed_answers, compare_latency, pictures, sit
 from understudy.distill_loop.export import open_graph, run_graph
 from understudy.distill_loop.gate import Evidence, Ruling, Verdict, judge
 from understudy.distill_loop.head import apply_head
@@ -127,10 +127,9 @@ def examine(night: Night, proved: Proved, folds: Folds, graph: bytes | None = No
             alarms=_alarms(night, before, folds),
             triggers=_triggers(before, proved, folds, exam),
         )
-        night.figures["sheets"] = {
-            "new": float(new.right.mean()) if len(new.right) else None,
-            "old": float(old.right.mean()) if old is not None and len(old.right) else None,
-        }
+        night.figures |= pictures(new, old, exam)
+        if before is not None:
+            night.figures["changed"] = changed_answers(before.student, proved.student, exam)
         return judge(evidence, night.recipe.gate)
 
 

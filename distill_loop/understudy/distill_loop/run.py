@@ -148,6 +148,12 @@ def first_student(
     return run_night(recipe, workspace, sources, name="day-0", teacher=teacher, progress=progress)
 
 
+def recorded_night(workspace: Workspace, name: str) -> NightResult | None:
+    """The result of a night that has ended; None when none of that name has."""
+    ended = workspace.night(name)
+    return None if ended is None else _restore(ended)
+
+
 def _result(
     name: str, night: Night, verdict: Verdict, folders: tuple[Path, Path], *, renewed: bool
 ) -> NightResult:

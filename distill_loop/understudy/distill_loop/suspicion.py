@@ -60,7 +60,9 @@ def _flood(new: Sequence[str], old: Sequence[str], growth: float) -> Iterator[st
     for name, count in sorted(after.items()):
         usual = (before[name] + 1) / (len(old) + classes)
         share = count / len(new)
-        if count >= MIN_FLOOD and share > max(growth * usual, 3.0 / classes):
+        # With few classes no share is five times another: half of what is left is a flood too.
+        allowed = min(max(growth * usual, 3.0 / classes), 0.5 + usual / 2)
+        if count >= MIN_FLOOD and share > allowed:
             yield f"'{name}' floods the new rows: {share:.0%}, usually {usual:.1%}"
 
 
