@@ -10,7 +10,9 @@ say() { printf '\n== %s\n' "$*"; }
 
 debian_packages() {
   local missing=()
-  command -v redis-server >/dev/null || missing+=(redis-server)
+  command -v redis-server >/dev/null || missing+=(redis-server)        # the real server in tests
+  command -v chromium >/dev/null || missing+=(chromium)                # the console is tested in it
+  command -v chromedriver >/dev/null || missing+=(chromium-driver)
   "$PYTHON3" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   [ ${#missing[@]} -eq 0 ] && return
   command -v apt-get >/dev/null || { echo "Please install: ${missing[*]}" >&2; exit 2; }
