@@ -64,13 +64,14 @@ def p(values: list[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def swap_once(client: EdgeClient, wanted: str, timeout_s: float = 120.0) -> tuple[float, float]:
+def swap_once(client: EdgeClient, wanted: str, timeout_s: float = 40.0) -> tuple[float, float]:
     """Asks for an update and waits until it answers; start and end."""
     start = time.perf_counter()
     client.check_for_update()
     while client.status().bundle != wanted:
         if time.perf_counter() - start > timeout_s:
-            sys.exit(f"the update did not come: {client.status()}")
+            record = Path(client.runtime.config.state_dir, "update.json").read_text()
+            sys.exit(f"the update did not come: {record}")
         time.sleep(0.02)
     return start, time.perf_counter()
 
@@ -118,7 +119,7 @@ def measure(
         client_with_updates(bundles[0], Path(name)) as (client, publisher),
     ):
         load = Load(client, rate)
-        thread = threading.Thread(target=load.run)
+        thread = threading.Thread(target=load.run, daemon=True)
         thread.start()
         for number in range(swaps):
             quiet = time.perf_counter()

@@ -65,6 +65,8 @@ class ProbationRules:
         max_s: After so many seconds a node without traffic commits on what it has seen.
         max_errors: More errors than this end the probation at once.
         max_invalid_share: Largest share of unusable numbers.
+        latency_requests: Answers wanted before the percentile is judged at all: a busy machine
+            makes a few of them slow, whoever answers.
         latency_ratio: Largest ratio to the champion's 95th percentile.
         latency_allowance_ms: A percentile below this is never too slow.
         escalation_ratio: Largest ratio to the champion's escalation rate, and to the certificate's.
@@ -78,6 +80,7 @@ class ProbationRules:
     max_s: float = 86_400.0
     max_errors: int = 0
     max_invalid_share: float = 0.01
+    latency_requests: int = 200
     latency_ratio: float = 3.0
     latency_allowance_ms: float = 20.0
     escalation_ratio: float = 3.0
@@ -135,7 +138,7 @@ def _fault(
 
 def _slowness(now: ProbationCounters, before: ProbationCounters, rules: ProbationRules) -> str:
     limit = max(rules.latency_allowance_ms, rules.latency_ratio * before.latency_p95_ms)
-    if now.requests >= rules.min_requests and now.latency_p95_ms > limit:
+    if now.requests >= rules.latency_requests and now.latency_p95_ms > limit:
         return f"the student needs {now.latency_p95_ms:.1f} ms at the 95th percentile"
     return ""
 

@@ -8,10 +8,12 @@ A graph that crashes ONNX Runtime takes the child with it, not the product.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +30,8 @@ class SelfTestRules:
 
     Attributes:
         timeout_s: The child is killed after so long.
-        latency_ratio: Largest ratio of its median run to the champion's, measured side by side.
-        latency_allowance_ms: A median below this is never too slow.
+        latency_ratio: Largest ratio of its best run to the champion's, measured side by side.
+        latency_allowance_ms: A best run below this is never too slow.
         in_child: Test in a process of its own; only where processes cannot be started, in this one.
     """
 
@@ -52,17 +54,17 @@ def self_test(bundle: Path, champion: Path | None, rules: SelfTestRules) -> None
         BundleError: If it fails, crashes, or does not end.
     """
     if rules.in_child and sys.executable:
-        medians = _in_child(bundle, champion, rules.timeout_s)
+        best, champions = _in_child(bundle, champion, rules.timeout_s)
     else:
-        medians = [_median_ms(bundle), _champion_ms(champion)]
-    limit = max(rules.latency_allowance_ms, rules.latency_ratio * medians[1])
-    if medians[0] > limit:
+        best, champions = _best_ms(bundle, champion)
+    limit = max(rules.latency_allowance_ms, rules.latency_ratio * champions)
+    if best > limit:
         raise BundleError(
-            f"the student needs {medians[0]:.1f} ms a text in the self-test; {limit:.1f} is allowed"
+            f"the student needs {best:.1f} ms a text in the self-test; {limit:.1f} is allowed"
         )
 
 
-def _in_child(bundle: Path, champion: Path | None, timeout_s: float) -> list[float]:
+def _in_child(bundle: Path, champion: Path | None, timeout_s: float) -> tuple[float, float]:
     folders = [str(bundle)] if champion is None else [str(bundle), str(champion)]
     command = [sys.executable, "-m", "understudy.edge.updater_selftest", *folders]
     try:
@@ -79,11 +81,19 @@ def _in_child(bundle: Path, champion: Path | None, timeout_s: float) -> list[flo
         raise BundleError(f"the self-test ended with code {done.returncode}") from error
     if answer["failure"]:
         raise BundleError(f"the self-test failed: {answer['failure']}")
-    return [float(value) for value in answer["medians_ms"]]
+    best, champions = answer["best_ms"]
+    return float(best), float(champions)
 
 
-def _median_ms(folder: Path) -> float:
-    """Checks the golden vectors, then times them; the median of one text, milliseconds.
+def _best_ms(folder: Path, champion: Path | None) -> tuple[float, float]:
+    """Checks the golden vectors, then times both students in turn.
+
+    The best of many runs, taken side by side: on a busy machine any single run may be slow, and a
+    good student must not be refused for its neighbours.
+
+    Returns:
+        Best time of one text, milliseconds: the new student's, and the champion's; 0 when there
+        is no champion, or it is broken: its fault is not on trial.
 
     Raises:
         BundleError: If a golden vector differs, or there is none to check.
@@ -94,33 +104,29 @@ def _median_ms(folder: Path) -> float:
     bundle = read_bundle(folder)
     if not bundle.golden:
         raise BundleError("the bundle has no golden vectors, so nothing proves that it works here")
-    student = Student.load(bundle)
-    student.check_golden()
-    times = []
+    students = [Student.load(bundle)]
+    students[0].check_golden()
+    if champion is not None:
+        with suppress(UnderstudyError):
+            students.append(Student.load(read_bundle(champion)))
+    best = [math.inf, 0.0 if len(students) == 1 else math.inf]
     for position in range(_ROUNDS):
         text = bundle.golden[position % len(bundle.golden)].text
-        start = time.perf_counter()
-        student.run([text])
-        times.append(1000 * (time.perf_counter() - start))
-    return sorted(times)[len(times) // 2]
-
-
-def _champion_ms(folder: Path | None) -> float:
-    """The champion's median; 0 when there is none, or it is broken: its fault is not on trial."""
-    try:
-        return _median_ms(folder) if folder is not None else 0.0
-    except UnderstudyError:
-        return 0.0
+        for number, student in enumerate(students):
+            start = time.perf_counter()
+            student.run([text])
+            best[number] = min(best[number], 1000 * (time.perf_counter() - start))
+    return best[0], best[1]
 
 
 def main(folders: list[str]) -> int:
     """Tests the first folder and times the second; prints one line of JSON for the parent."""
     if hasattr(os, "nice"):
         os.nice(_POLITENESS)  # requests that are answered meanwhile go first
-    answer: dict[str, object] = {"failure": "", "medians_ms": []}
+    answer: dict[str, object] = {"failure": "", "best_ms": []}
     try:
         champion = Path(folders[1]) if len(folders) > 1 else None
-        answer["medians_ms"] = [_median_ms(Path(folders[0])), _champion_ms(champion)]
+        answer["best_ms"] = _best_ms(Path(folders[0]), champion)
     except (UnderstudyError, OSError, MemoryError) as error:
         answer["failure"] = str(error) or type(error).__name__
     print(json.dumps(answer))  # noqa: T201 - the parent reads it
