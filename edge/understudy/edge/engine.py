@@ -357,11 +357,14 @@ class Engine:
 
 def _top(logits: Floats, temperature: float, labels: Sequence[str]) -> tuple[LabelScore, ...]:
     """The student's best labels with their probabilities, best first."""
+    order = logits.argsort()[: -TOP - 1 : -1]
     scaled = logits / temperature
-    powers = np.exp(scaled - scaled.max())
-    shares = (powers / powers.sum()).tolist()
-    order = np.argsort(scaled)[: -TOP - 1 : -1].tolist()
-    return tuple(LabelScore(labels[i], min(shares[i], 1.0)) for i in order)
+    scaled -= scaled[order[0]]
+    shares = np.exp(scaled, out=scaled)
+    best = (shares[order] / shares.sum()).tolist()
+    return tuple(
+        LabelScore(labels[i], share) for i, share in zip(order.tolist(), best, strict=True)
+    )
 
 
 def _ms_since(started: float) -> float:

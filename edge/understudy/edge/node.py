@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
 from understudy.edge.credentials import fingerprint, renew_if_due
@@ -221,6 +220,8 @@ def _lost(counted: Snapshot) -> int:
 
 
 def _version() -> str:
+    from importlib import metadata  # slow to import, and only needed at a check-in
+
     try:
         return metadata.version("understudy")
     except metadata.PackageNotFoundError:

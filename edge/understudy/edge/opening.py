@@ -205,10 +205,10 @@ def _cloud_maker(config: EdgeConfig, cloud: Cloud | None) -> Callable[[], Cloud]
         )
     if gateway.tls is not None:
         read_credentials(gateway.tls)  # a wrong path is an error now, not in a thread later
+    # Here, not at the first doubt: the import takes longer than many a budget.
+    from understudy.edge.transport import CloudLink
 
     def make() -> Cloud:
-        from understudy.edge.transport import CloudLink
-
         return CloudLink(gateway.address, read_credentials(gateway.tls) if gateway.tls else None)
 
     return make

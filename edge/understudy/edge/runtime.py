@@ -24,7 +24,7 @@ from understudy.edge.ports import Cloud, Outcome
 from understudy.edge.status import ClientStatus
 from understudy.edge.telemetry import LOG, Fault
 from understudy.edge.uploader import Uploader
-from understudy.edge.workers import Worker, leak, on_fork
+from understudy.edge.workers import Worker, leak, on_fork, trim_memory
 from understudy.types.answer import Source
 from understudy.types.decision import Reason
 from understudy.types.errors import LinkDownError, TeacherError, UnderstudyError
@@ -130,8 +130,11 @@ class Runtime:
         with self._swap_lock:
             old = self._loaded
             new = load(bundle, self.config, self._audit_key, old.policy.audit_rate)
-            self.champion = old
+            # Only a fleet can ask for the champion's opinion; nobody else keeps two in memory.
+            self.champion = old if self._make_node is not None else None
             self._loaded = new
+        del old
+        trim_memory()
         self.engine.cache.clear()
         self.events.emit(Event(EventKind.SWAPPED, bundle=new.bundle.id))
 
@@ -302,7 +305,7 @@ class Runtime:
 
 
 class CloudHolder:
-    """The link, made when it is first needed, so that a first answer does not wait for gRPC.
+    """The link, made when it is first needed and anew after a fork or new credentials.
 
     Args:
         make: Connects; None when no cloud is configured.

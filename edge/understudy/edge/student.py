@@ -168,25 +168,39 @@ class _HeadMath:
     """The head's arithmetic, laid out for speed once."""
 
     def __init__(self, head: Head) -> None:
-        self.size = head.weight.shape[1]
-        self._weight = np.ascontiguousarray(head.weight.T)
+        self.classes, self.size = head.weight.shape
         self._bias = head.bias
         self._mix, self._sharpness = np.float32(head.mix), np.float32(head.sharpness)
         order = np.argsort(head.prototype_labels, kind="stable")
-        self._prototypes = np.ascontiguousarray(head.prototypes[order].T)
         self._present, self._starts = np.unique(head.prototype_labels[order], return_index=True)
+        # The usual head has one prototype a class: then a cosine is its class's best already.
+        self._one_each = len(order) == len(self._present) == self.classes
+        # Classes and prototypes in one matrix: one product for both.
+        both = np.concatenate([head.weight, head.prototypes[order]])
+        self._matrix = np.ascontiguousarray(both.T)
 
     def apply(self, vectors: Floats) -> tuple[Floats, Floats]:
         """Unit rows (B, D) to logits (B, C) and similarity (B,)."""
-        logits = vectors @ self._weight + self._bias
+        products = vectors @ self._matrix
+        logits = products[:, : self.classes] + self._bias
         if not self._present.size:
             return logits, np.ones(len(vectors), np.float32)
-        cosines = vectors @ self._prototypes
-        best = np.full(logits.shape, -1.0, np.float32)
-        best[:, self._present] = np.maximum.reduceat(cosines, self._starts, axis=1)
+        best = self._best(products[:, self.classes :])
         near = _softmax(self._sharpness * best)
-        mixed = (1 - self._mix) * _softmax(logits) + self._mix * near
-        return np.log(np.maximum(mixed, _TINY)), best.max(axis=1)
+        near *= self._mix
+        mixed = _softmax(logits)
+        mixed *= 1 - self._mix
+        mixed += near
+        np.maximum(mixed, _TINY, out=mixed)
+        return np.log(mixed, out=mixed), best.max(axis=1)
+
+    def _best(self, cosines: Floats) -> Floats:
+        """The highest cosine of each class (B, C); -1 for a class without prototypes."""
+        if self._one_each:
+            return cosines
+        best = np.full((len(cosines), self.classes), -1.0, np.float32)
+        best[:, self._present] = np.maximum.reduceat(cosines, self._starts, axis=1)
+        return best
 
 
 class _OnnxEncoder:
@@ -195,7 +209,7 @@ class _OnnxEncoder:
     def __init__(self, graph: bytes, profile: RuntimeProfile, size: int) -> None:
         try:
             self._session = onnxruntime.InferenceSession(
-                graph, _options(profile), providers=["CPUExecutionProvider"]
+                graph, session_options(profile), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime raises a dozen classes without a common base
             raise BundleError(f"encoder.onnx cannot be loaded: {_first_line(error)}") from error
@@ -244,7 +258,8 @@ def _encoder(bundle: Bundle, profile: RuntimeProfile) -> Encoder:
     return _StaticEncoder(table)
 
 
-def _options(profile: RuntimeProfile) -> Any:  # noqa: ANN401 - onnxruntime ships no types
+def session_options(profile: RuntimeProfile) -> Any:  # noqa: ANN401 - onnxruntime ships no types
+    """The options of every session of ours, for benchmarks that want to compare like with like."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = profile.threads
     options.inter_op_num_threads = 1

@@ -106,3 +106,11 @@ def leak(resource: object) -> None:
     file or waits for the parent's threads.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))
+
+
+def trim_memory() -> None:
+    """Gives free memory back to the system where the C library can; else nothing."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # not glibc
+        return
