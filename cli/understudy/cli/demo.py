@@ -41,7 +41,7 @@ class DemoOptions:
     contract: Contract
     data: Path | None = None
     days: int = 5
-    audit_rate: float = 0.25
+    audit_rate: float = 0.3
     recipe: str = "intents-demo"
     rng: int = 7
 
