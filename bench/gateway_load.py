@@ -90,7 +90,7 @@ def many_nodes(folder: Path, nodes: int, seconds: float, processes: int) -> dict
 
 
 def hostile(folder: Path, rounds: int, seconds: float) -> dict[str, object]:
-    quotas = "{requests_per_s: 50, bytes_per_s: 1e6, teacher_calls_per_s: 50, burst_s: 2}"
+    quotas = "{requests_per_s: 50, bytes_per_s: 1000000, teacher_calls_per_s: 50, burst_s: 2}"
     config = write_config(folder, quotas=quotas)
     prepare_state(config)
     badges = enroll_nodes(config, 21)

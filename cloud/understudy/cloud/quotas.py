@@ -10,6 +10,13 @@ from dataclasses import dataclass
 from understudy.types.errors import OverloadedError
 
 _MAX_NODES = 100_000
+_PROMPT_REFUSALS_PER_S = 20.0
+"""A node that is refused more often than that hears of it later and later, up to a second."""
+_LONGEST_HOLD_S = 1.0
+
+
+class QuotaError(OverloadedError):
+    """A node used more than its share; others did not."""
 
 
 class TokenBucket:
@@ -31,14 +38,29 @@ class TokenBucket:
         """Takes `amount` and returns 0, or takes nothing and returns the seconds to wait."""
         if self._rate <= 0.0:
             return 0.0
-        passed = max(0.0, now_s - self._seen_s)
-        self._seen_s = max(self._seen_s, now_s)
-        self._level = min(self._capacity, self._level + passed * self._rate)
+        self._fill(now_s)
         missing = min(amount, self._capacity) - self._level
         if missing > 1e-9:
             return missing / self._rate
         self._level -= amount
         return 0.0
+
+    def owe(self, amount: float, now_s: float, *, most_s: float) -> float:
+        """Takes `amount` even from an empty bucket; returns the seconds until the debt is paid.
+
+        Args:
+            amount: What is taken.
+            now_s: The clock.
+            most_s: The debt stops growing at so many seconds.
+        """
+        self._fill(now_s)
+        self._level = max(self._level - amount, -most_s * self._rate)
+        return max(0.0, -self._level / self._rate)
+
+    def _fill(self, now_s: float) -> None:
+        passed = max(0.0, now_s - self._seen_s)
+        self._seen_s = max(self._seen_s, now_s)
+        self._level = min(self._capacity, self._level + passed * self._rate)
 
 
 @dataclass(slots=True)
@@ -46,6 +68,7 @@ class _Node:
     requests: TokenBucket
     bytes: TokenBucket
     teacher: TokenBucket
+    refusals: TokenBucket
 
 
 class Quotas:
@@ -69,7 +92,7 @@ class Quotas:
         """Charges one call of `size` bytes.
 
         Raises:
-            OverloadedError: If the node is over its quota; says for how long.
+            QuotaError: If the node is over its quota; says for how long.
         """
         now, buckets = self._clock(), self._buckets(node)
         _check(buckets.requests.spend(1.0, now), node, "calls")
@@ -79,9 +102,18 @@ class Quotas:
         """Charges inputs that are put to the teacher.
 
         Raises:
-            OverloadedError: If the node is over its quota; says for how long.
+            QuotaError: If the node is over its quota; says for how long.
         """
         _check(self._buckets(node).teacher.spend(calls, self._clock()), node, "teacher calls")
+
+    def hold_s(self, node: str) -> float:
+        """Seconds to keep a refusal of this node back.
+
+        A flood costs the gateway as much as it can send. Streams of a connection are bounded, so
+        answering its refusals late slows it down; a node that is now and then over its quota hears
+        at once.
+        """
+        return self._buckets(node).refusals.owe(1.0, self._clock(), most_s=_LONGEST_HOLD_S)
 
     def _buckets(self, node: str) -> _Node:
         found = self._nodes.get(node)
@@ -91,13 +123,14 @@ class Quotas:
         if len(self._nodes) >= _MAX_NODES:
             self._nodes.popitem(last=False)
         now = self._clock()
-        made = _Node(*(TokenBucket(rate, self._burst_s, now) for rate in self._rates))
+        calls, size, teacher = (TokenBucket(rate, self._burst_s, now) for rate in self._rates)
+        made = _Node(calls, size, teacher, TokenBucket(_PROMPT_REFUSALS_PER_S, 1.0, now))
         self._nodes[node] = made
         return made
 
 
 def _check(wait_s: float, node: str, what: str) -> None:
     if wait_s > 0.0:
-        raise OverloadedError(
+        raise QuotaError(
             f"node '{node}' is over its quota of {what}; come back in {math.ceil(wait_s)} s", wait_s
         )

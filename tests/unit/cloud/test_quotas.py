@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.cloud.quotas import Quotas, TokenBucket
-from understudy.types.errors import OverloadedError
+from understudy.cloud.quotas import QuotaError, Quotas, TokenBucket
 
 
 def test_a_burst_is_allowed_and_then_the_rate_holds() -> None:
@@ -80,7 +79,7 @@ def test_nodes_do_not_share_a_bucket() -> None:
     )
     quotas.spend_request("a", 10)
 
-    with pytest.raises(OverloadedError, match="node 'a' is over its quota of calls") as caught:
+    with pytest.raises(QuotaError, match="node 'a' is over its quota of calls") as caught:
         quotas.spend_request("a", 10)
     quotas.spend_request("b", 10)
 
@@ -104,5 +103,22 @@ def test_bytes_and_teacher_calls_have_limits_of_their_own(
     act = quotas.spend_request if kind == "request" else quotas.spend_teacher
     act("a", amount)
 
-    with pytest.raises(OverloadedError, match=f"quota of {what}"):
+    with pytest.raises(QuotaError, match=f"quota of {what}"):
         act("a", amount)
+
+
+def test_refusals_of_a_flood_are_kept_back_and_those_of_others_are_not() -> None:
+    """Answering late is what slows a flood down; a node that slips hears at once."""
+    now = [0.0]
+    quotas = Quotas(
+        requests_per_s=1, bytes_per_s=0, teacher_calls_per_s=0, burst_s=1, clock=lambda: now[0]
+    )
+
+    holds = [quotas.hold_s("flood") for _ in range(100)]
+
+    assert [0.0] * 20 == holds[:20]
+    assert 0.0 < min(holds[20:]) <= max(holds) <= 1.0
+    assert 0.0 == quotas.hold_s("other")
+    assert 1.0 == max(holds)
+    now[0] += 2.0
+    assert 0.0 == quotas.hold_s("flood")

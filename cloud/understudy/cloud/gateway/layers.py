@@ -5,6 +5,7 @@ A layer wraps the handler of a method once; after that a call costs a function c
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -16,7 +17,7 @@ from google.protobuf.message import DecodeError
 from understudy.cloud.gateway.caller import Doorkeeper, current_caller
 from understudy.cloud.gateway.faults import refuse, status_of
 from understudy.cloud.gateway.ports import Context, Observer
-from understudy.cloud.quotas import Quotas
+from understudy.cloud.quotas import QuotaError, Quotas
 from understudy.cloud.tracing import Tracing
 from understudy.types.errors import InvalidValueError
 
@@ -118,11 +119,16 @@ class Limits:
     def wrap(self, method: str, handler: Handler) -> Handler:
         if method in OPEN_METHODS:
             return handler
-        spend = self._quotas.spend_request
+        quotas = self._quotas
 
         async def limited(request: Any, context: Context) -> Any:  # noqa: ANN401
-            spend(current_caller().node, len(request) if isinstance(request, bytes) else 0)
-            return await handler(request, context)
+            node = current_caller().node
+            try:
+                quotas.spend_request(node, len(request) if isinstance(request, bytes) else 0)
+                return await handler(request, context)
+            except QuotaError:
+                await asyncio.sleep(quotas.hold_s(node))
+                raise
 
         return limited
 
