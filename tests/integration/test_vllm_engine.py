@@ -123,7 +123,7 @@ async def test_a_process_is_not_shared_with_the_base_model(
     engine: VllmEngine, spec: TeacherSpec
 ) -> None:
     """vLLM on processors answers rows without adapter by the adapter of their neighbours."""
-    with pytest.raises(InvalidValueError, match="one adapter share"):
+    with pytest.raises(InvalidValueError, match="one adapter only"):
         VllmEngine(replace(spec, adapter=""), engine.process)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
 
-from simulators.models import tiny_bert_classifier
+from simulators.models import tiny_bert_classifier, tiny_encoder
 from understudy.cloud.teacher import GenerateRequest, ScoreRequest, TeacherEngine
 from understudy.cloud.teacher.factory import make_engine
+from understudy.cloud.teacher.head import fit_linear_teacher, head_spec
 from understudy.cloud.teacher.spec import Engine, TeacherSpec
 from understudy.types.errors import InvalidValueError
 from understudy.types.records import TeacherLabel
@@ -62,6 +64,31 @@ async def test_the_distribution_is_that_of_the_models_head(
     await same.stop()
 
     assert LABELS == engine.info().labels
+    for one, other in zip(expected, actual, strict=True):
+        assert isinstance(one, TeacherLabel)
+        assert isinstance(other, TeacherLabel)
+        assert one.labels == other.labels
+        assert np.allclose(one.log_probs, other.log_probs, atol=1e-3)
+
+
+async def test_an_encoder_with_a_linear_head_is_the_same_teacher(tmp_path: Path) -> None:
+    """The embedded default moves to vLLM by one word in the YAML, and says what it said."""
+    folder = tiny_encoder(tmp_path / "encoder")
+    head = fit_linear_teacher(TEXTS, ("card", "card", "fee", "help"), folder, tmp_path / "head")
+    spec = head_spec(head, max_batch=8, engine_args={"kv_cache_memory_bytes": 16 << 20})
+    same, engine = (
+        make_engine(replace(spec, engine_args={})),
+        make_engine(replace(spec, engine=Engine.VLLM)),
+    )
+    await same.start()
+    await engine.start()
+    requests = [ScoreRequest(text=text) for text in (*TEXTS, "my card " * 40, "")]
+
+    expected = await same.score_labels(requests)
+    actual = await engine.score_labels(requests)
+    await same.stop()
+    await engine.stop(5.0)
+
     for one, other in zip(expected, actual, strict=True):
         assert isinstance(one, TeacherLabel)
         assert isinstance(other, TeacherLabel)

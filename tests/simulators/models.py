@@ -91,7 +91,7 @@ def tiny_encoder(folder: Path, *, seed: int = 0, vector_size: int = 32) -> Path:
         vocab_size=_word_tokenizer(folder),
         hidden_size=vector_size,
         num_hidden_layers=1,
-        num_attention_heads=2,
+        num_attention_heads=vector_size // 32,  # vLLM knows heads of 32 on processors
         intermediate_size=64,
         max_position_embeddings=64,
         initializer_range=0.3,

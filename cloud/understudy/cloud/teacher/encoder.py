@@ -69,8 +69,8 @@ class SentenceEncoder:
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"teacher.model: {folder} holds no encoder: {error}") from error
-        longest = max_tokens or _made_for(folder)
-        return cls(model, tokenizer, pooling=_pooling(folder), max_tokens=longest)
+        longest = max_tokens or made_for(folder)
+        return cls(model, tokenizer, pooling=pooling_of(folder), max_tokens=longest)
 
     @property
     def vector_size(self) -> int:
@@ -118,12 +118,14 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _made_for(folder: Path) -> int:
+def made_for(folder: Path) -> int:
+    """The longest input, in tokens, that the encoder was trained on."""
     facts = _json(folder / "sentence_bert_config.json")
     return int(facts.get("max_seq_length", DEFAULT_MAX_TOKENS))
 
 
-def _pooling(folder: Path) -> str:
+def pooling_of(folder: Path) -> str:
+    """How token vectors become one: `mean` or `cls`."""
     facts = _json(folder / "1_Pooling" / "config.json")
     return "cls" if facts.get("pooling_mode_cls_token") else "mean"
 

@@ -52,6 +52,18 @@ class LinearHead:
         state.update(np.ascontiguousarray(self.bias).tobytes())
         return state.hexdigest()[:8]
 
+    def check_fit(self, vector_size: int) -> None:
+        """Passes if it was made for vectors of that length.
+
+        Raises:
+            ConfigError: If not; head and model do not belong together.
+        """
+        if self.weight.shape[1] != vector_size:
+            raise ConfigError(
+                f"teacher.head: made for vectors of {self.weight.shape[1]} numbers, "
+                f"the model has {vector_size}"
+            )
+
     def logits(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shape (B, C) for unit vectors of shape (B, D)."""
         result: NDArray[np.float32] = vectors @ self.weight.T + self.bias

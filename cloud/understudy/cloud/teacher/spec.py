@@ -45,7 +45,7 @@ class Precision(StrEnum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
-    """Up to 1.7 times as fast on processors that know it; sentence vectors keep a cosine of 0.999."""
+    """Up to 1.7 times as fast where the processor knows it; vectors keep a cosine of 0.999."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

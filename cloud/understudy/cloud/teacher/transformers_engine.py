@@ -135,11 +135,7 @@ class HeadScorer:
     """An encoder with one of our linear heads."""
 
     def __init__(self, encoder: SentenceEncoder, head: LinearHead) -> None:
-        if head.weight.shape[1] != encoder.vector_size:
-            raise ConfigError(
-                f"teacher.head: made for vectors of {head.weight.shape[1]} numbers, "
-                f"the model has {encoder.vector_size}"
-            )
+        head.check_fit(encoder.vector_size)
         self._encoder = encoder
         self._head = head
         self.labels = head.labels

@@ -20,7 +20,7 @@ from understudy.cloud.teacher.lanes import Lane
 from understudy.cloud.teacher.prompt import LabelPrompt, label_prompts, text_tokens
 from understudy.cloud.teacher.rationale import PATTERN, rationale_prompt
 from understudy.cloud.teacher.spec import TeacherSpec
-from understudy.cloud.teacher.vllm_setup import VllmProcess, last
+from understudy.cloud.teacher.vllm_setup import VllmProcess, last, warm_up
 from understudy.cloud.teacher.weights import resolve_model
 from understudy.types.errors import InvalidValueError, TeacherError, UnderstudyError
 from understudy.types.records import TeacherLabel
@@ -67,8 +67,13 @@ class VllmEngine:
         """
         if self.process.llm is None:
             await self.process.start()
-        if self._spec.labels:
-            await asyncio.to_thread(self._prompts, self._spec.labels)
+        labels = self._spec.labels or ("yes", "no")
+        try:
+            await asyncio.to_thread(self._prompts, labels)
+        except UnderstudyError:
+            await self.stop()
+            raise
+        await warm_up(self, ScoreRequest(text="hello", labels=labels))
 
     async def score_labels(
         self, requests: Sequence[ScoreRequest]

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, TeacherInfo
 from understudy.cloud.teacher.distribution import prompt_hash, restricted_label
+from understudy.cloud.teacher.encoder import made_for
 from understudy.cloud.teacher.head import LinearHead, load_head
 from understudy.cloud.teacher.spec import TeacherSpec
-from understudy.cloud.teacher.vllm_setup import VllmProcess, last
-from understudy.cloud.teacher.weights import model_labels, resolve_model
-from understudy.types.errors import ConfigError, InvalidValueError, UnderstudyError
+from understudy.cloud.teacher.vllm_setup import VllmProcess, last, warm_up
+from understudy.cloud.teacher.weights import model_facts, model_labels, resolve_model
+from understudy.types.errors import InvalidValueError, UnderstudyError
 from understudy.types.records import TeacherLabel
 
 
@@ -29,8 +30,11 @@ class VllmPoolingEngine:
         self._spec = spec
         self._folder = resolve_model(spec)
         self._head: LinearHead | None = load_head(spec.head) if spec.head else None
+        if self._head is not None:
+            self._head.check_fit(model_facts(self._folder).get("hidden_size", 0))
         self._labels = self._head.labels if self._head else model_labels(self._folder, spec.labels)
         self._process = VllmProcess(spec, self._folder)
+        self._longest = spec.max_tokens or (made_for(self._folder) if spec.head else 0)
 
     def info(self) -> TeacherInfo:
         """Labels are those of the head."""
@@ -42,15 +46,10 @@ class VllmPoolingEngine:
         """Starts vLLM.
 
         Raises:
-            ConfigError: If vLLM cannot run this model, or it does not fit the head.
+            ConfigError: If vLLM cannot run this model.
         """
         await self._process.start()
-        size = int(self._process.llm.model_config.get_hidden_size())
-        if self._head is not None and self._head.weight.shape[1] != size:
-            raise ConfigError(
-                f"teacher.head: made for vectors of {self._head.weight.shape[1]} numbers, "
-                f"the model has {size}"
-            )
+        await warm_up(self, ScoreRequest(text="hello"))
 
     async def score_labels(
         self, requests: Sequence[ScoreRequest]
@@ -97,7 +96,7 @@ class VllmPoolingEngine:
         embed = self._head is not None
         process = self._process
         parameters = PoolingParams(task="embed" if embed else "classify", use_activation=embed)
-        limit = min(self._spec.max_tokens or process.max_tokens, process.max_tokens)
+        limit = min(self._longest or process.max_tokens, process.max_tokens)
         encoded = process.tokenizer(request.text, truncation=True, max_length=limit)
         output: Any = await last(
             process.llm.encode(

@@ -15,8 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from pathlib import Path
 from typing import Any, TypeVar
 
-from understudy.cloud.teacher import GenerateRequest, ScoreRequest
+from understudy.cloud.teacher import GenerateRequest, ScoreRequest, TeacherEngine
 from understudy.cloud.teacher.distribution import expired
+from understudy.cloud.teacher.encoder import pooling_of
 from understudy.cloud.teacher.lanes import LaneGate
 from understudy.cloud.teacher.spec import TeacherSpec, check_arguments
 from understudy.types.errors import (
@@ -74,6 +75,12 @@ def engine_arguments(spec: TeacherSpec, folder: Path) -> Any:  # noqa: ANN401 - 
         "scheduling_policy": "priority",
         "enable_prefix_caching": spec.runner == "generate",
     }
+    if spec.head:
+        from vllm.config import PoolerConfig
+
+        # Said aloud: left to itself, vLLM takes the first token's vector of a plain BERT.
+        pooling: Any = pooling_of(folder).upper()
+        chosen |= {"convert": "embed", "pooler_config": PoolerConfig(seq_pooling_type=pooling)}
     if spec.adapter:
         chosen |= {"enable_lora": True, "max_loras": 1}
     if cpu:
@@ -238,6 +245,18 @@ class VllmProcess:
             self._running -= 1
             if not self._running:
                 self._idle.set()
+
+
+async def warm_up(engine: TeacherEngine, request: ScoreRequest) -> None:
+    """Asks the engine once: its first answer is slow, and some models start but cannot answer.
+
+    Raises:
+        ConfigError: If it cannot; the engine has been stopped then.
+    """
+    (answer,) = await engine.score_labels([request])
+    if isinstance(answer, UnderstudyError):
+        await engine.stop()
+        raise ConfigError(f"teacher.model: vLLM started but cannot answer: {answer}") from answer
 
 
 def our_error(error: Exception) -> UnderstudyError:

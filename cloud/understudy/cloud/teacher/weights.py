@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.types.config import nearest_key
@@ -60,10 +61,7 @@ def model_labels(folder: Path, named: tuple[str, ...] = ()) -> tuple[str, ...]:
     Raises:
         ConfigError: If it has no such head, or not as many rows as names.
     """
-    try:
-        facts = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"teacher.model: {folder}/config.json cannot be read: {error}") from error
+    facts = model_facts(folder)
     architectures = facts.get("architectures") or ()
     if not any(name.endswith("ForSequenceClassification") for name in architectures):
         raise ConfigError(
@@ -74,6 +72,21 @@ def model_labels(folder: Path, named: tuple[str, ...] = ()) -> tuple[str, ...]:
     if named and len(named) != len(own):
         raise ConfigError(f"teacher.labels: the model has {len(own)} classes, not {len(named)}")
     return named or own
+
+
+def model_facts(folder: Path) -> dict[str, Any]:
+    """What a model's `config.json` says.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        facts = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"teacher.model: {folder}/config.json cannot be read: {error}") from error
+    if not isinstance(facts, dict):
+        raise ConfigError(f"teacher.model: {folder}/config.json is not a JSON object")
+    return facts
 
 
 @functools.cache
