@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,47 @@ def test_the_fastapi_product_answers(bundle: Path, monkeypatch: pytest.MonkeyPat
     assert answer.status_code == 200, answer.text
     assert answer.json()["label"] in LABELS
     assert health.json()["requests"] == 1
+
+
+@pytest.fixture(scope="module")
+def sidecar(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`understudy edge serve` as a process of its own; gives its address."""
+    config = tmp_path_factory.mktemp("sidecar") / "edge.yaml"
+    config.write_text(f"bundle: {bundle}\nsidecar: {{http_port: 0, grpc_port: -1}}\n")
+    command = [sys.executable, "-u", "-m", "understudy.cli", "edge", "serve", "-c", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            said = re.search(r"(?:port |127\.0\.0\.1:)(\d+)", process.stdout.readline())
+            assert said is not None
+            yield f"http://127.0.0.1:{said[1]}"
+        finally:
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+
+
+ASKERS = {"curl": EXAMPLES / "sidecar" / "ask.sh", "node": EXAMPLES / "sidecar" / "ask.mjs"}
+PRESENT = [program for program in ASKERS if shutil.which(program)]
+
+
+@pytest.mark.parametrize("program", PRESENT)
+@pytest.mark.parametrize("text", ["my card is gone", 'say "card" \\ twice', "卡不见了"])
+def test_a_product_in_another_language_is_answered(program: str, text: str, sidecar: str) -> None:
+    """The sidecar is the client, for everybody else."""
+    script = str(ASKERS[program])
+    command = [script, text] if program == "curl" else [program, script, text]
+
+    done = subprocess.run(
+        command,
+        env={**os.environ, "SIDECAR": sidecar},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["label"] in LABELS
 
 
 def test_the_language_model_s_configuration_is_one_the_product_reads() -> None:

@@ -65,11 +65,12 @@ redis://:$(REDIS_PASSWORD)@{{ include "u.name" . }}-redis:6379/0
 
 {{- define "u.edgeConfig" -}}
 {{- $own := dict
-  "bundle" .Values.edgeNodes.bundle
+  "task" .Values.edgeNodes.task
   "state_dir" "/var/lib/understudy/edge"
   "gateway" (dict "address" (printf "%s-gateway:7443" (include "u.name" .))
     "tls" (dict "ca" "/var/lib/understudy/node/ca.pem" "certificate" "/var/lib/understudy/node/node.pem" "key" "/var/lib/understudy/node/node-key.pem"))
-  "updater" (dict "trusted_root" "/var/lib/understudy/node/root.json") -}}
+  "updater" (dict "trusted_root" "/var/lib/understudy/node/root.json")
+  "sidecar" (dict "host" "0.0.0.0" "http_port" 8090 "grpc_port" 8091) -}}
 {{- toYaml (mergeOverwrite $own (deepCopy .Values.edge)) }}
 {{- end }}
 
