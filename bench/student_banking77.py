@@ -123,13 +123,13 @@ def main() -> None:
         options.out.write_text(json.dumps(report, indent=1))
 
 
-def measure(  # noqa: PLR0914 - one experiment, told from top to bottom
+def measure(
     train: Rows, test: Rows, foreign: list[str], options: argparse.Namespace
 ) -> dict[str, Any]:
     names = sorted({label for _, label in train})
     place = {name: i for i, name in enumerate(names)}
     truth = np.array([place[label] for _, label in test])
-    texts, test_texts = [t for t, _ in train], [t for t, _ in test]
+    texts, test_texts = ([text for text, _ in rows] for rows in (train, test))
     base = whole_base(find_base("minilm"), max_tokens=64)
     vectors = encode(base, texts)
     plain = HeadRecipe(mix=0.0, max_bytes=2_000_000)
@@ -155,8 +155,7 @@ def measure(  # noqa: PLR0914 - one experiment, told from top to bottom
     start = time.perf_counter()
     result = first_student(recipe, Workspace(folder), rows)
     minutes = (time.perf_counter() - start) / 60
-    bundle = read_bundle(result.directory)
-    student = Student.load(bundle)
+    student = Student.load(bundle := read_bundle(result.directory))
     order = np.array([place[name] for name in bundle.manifest.labels])
     student_right = order[student.run(test_texts).logits.argmax(1)] == truth
 
