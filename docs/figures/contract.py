@@ -45,7 +45,7 @@ def main() -> None:
     risk.axhline(CONTRACT.max_quality_loss, color="#b3261e", linewidth=1.5, label="contract: 2 %")
     share.plot(grid, kept.mean(axis=1), color="#14702f")
     for axes in (risk, share):
-        axes.axvline(found.threshold, color="#57606a", linewidth=1)
+        axes.axvline(found.threshold, ymax=0.6, color="#57606a", linewidth=1)
         axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
         axes.spines[["right"]].set_visible(False)
     empirical = grid[np.argmax(errors / ROWS <= CONTRACT.max_quality_loss)]
