@@ -110,7 +110,7 @@ def client_with_updates(base: Path, folder: Path) -> Iterator[tuple[EdgeClient, 
 def measure(
     bundles: tuple[Path, Path], rate: float, swaps: int, quiet_s: float
 ) -> dict[str, float]:
-    """Swaps to and fro under load; milliseconds before and during."""
+    """Swaps back and forth under load; milliseconds before and during."""
     before: list[float] = []
     during: list[float] = []
     spans: list[float] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -358,9 +360,22 @@ class TestBadStudents:
         installed.order(installed.publisher.publish(bundles.path(1), "stable"))
         node = installed.node(replace(QUICK, probation=ProbationRules()))
         node.until(UpdateState.PROBATION)
-        loaded = [installed.node().client.loaded for _ in range(3)]
+        loaded = []
+        for _ in range(3):
+            installed.clock.now += 10
+            loaded.append(installed.node().client.loaded)
 
         assert [bundles.ids[1], bundles.ids[1], bundles.ids[0]] == loaded
+
+    def test_workers_that_start_together_count_as_one_start(
+        self, installed: Plant, bundles: Bundles
+    ) -> None:
+        """Eight workers of one web server are no crash loop."""
+        installed.order(installed.publisher.publish(bundles.path(1), "stable"))
+        installed.node(replace(QUICK, probation=ProbationRules())).until(UpdateState.PROBATION)
+        installed.clock.now += 10
+
+        assert {bundles.ids[1]} == {installed.node().client.loaded for _ in range(8)}
 
     def test_a_damaged_slot_falls_back_to_the_student_before(
         self, installed: Plant, bundles: Bundles
@@ -513,6 +528,47 @@ class TestManners:
 
         assert UpdateState.DOWNLOAD is node.updater.record.state
         assert parts or list((node.home / "blobs").iterdir())
+
+
+class TestSeveralProcesses:
+    def test_one_process_leads_and_another_follows_its_pointer(
+        self, installed: Plant, bundles: Bundles
+    ) -> None:
+        """The lock belongs to a process, so the follower has to be another one."""
+        program = (
+            "import sys, time; from pathlib import Path; "
+            "from simulators.updating_node import Node; "
+            "node = Node(Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), sys.argv[3]); "
+            "node.updater.step(); print(node.client.loaded, flush=True); sys.stdin.readline(); "
+            "state = node.updater.step(); "
+            "print(node.client.loaded, state.value, len(node.client.directives), flush=True); "
+            "node.close()"
+        )
+        leader = installed.node()
+        leader.updater.step()
+        (installed.folder / "root.json").write_bytes(installed.root)
+        command: list[str | Path] = [
+            sys.executable,
+            "-c",
+            program,
+            leader.home,
+            installed.folder / "root.json",
+        ]
+        with subprocess.Popen(
+            [*command, installed.address],
+            cwd=Path(__file__).resolve().parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as follower:
+            assert follower.stdout
+            before = follower.stdout.readline().split()
+            installed.order(installed.publisher.publish(bundles.path(1), "stable"))
+            leader.until(UpdateState.COMMIT)
+            after = follower.communicate("go\n", timeout=60)[0].split()
+
+        assert [bundles.ids[0]] == before
+        assert [bundles.ids[1], "idle", "1"] == after
 
 
 class TestStolenServer:

@@ -82,7 +82,7 @@ class Node:
         self.clock = clock or Clock()
         self.link = CloudLink(address)
         self.client = RunningNode()
-        installed = boot(home)
+        installed = boot(home, self.clock)
         if installed is not None:
             self.client.swap(installed)
         self.updater = Updater(

@@ -14,6 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
@@ -25,7 +26,7 @@ from understudy.edge.updater_install import Installer
 from understudy.edge.updater_ports import Link, RunningStudent, UpdateSettings
 from understudy.edge.updater_probation import Judgement, ProbationCounters, ProbationRules, judge
 from understudy.edge.updater_selftest import SelfTestRules, self_test
-from understudy.edge.updater_state import MAX_STARTS, Current, Record, StateFolder, boot
+from understudy.edge.updater_state import MAX_STARTS, Current, Leadership, Record, StateFolder, boot
 from understudy.edge.updater_window import UpdateWindow
 from understudy.types.errors import BundleError, DigestError, LinkError, UnderstudyError
 from understudy.types.release import Directive, UpdateState
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 _PROBATION_PAUSE_S = 1.0
+_FOLLOW_PAUSE_S = 2.0
 _LONGEST_FAILURE = 500
 _FETCHING = {UpdateState.DOWNLOAD, UpdateState.VERIFY, UpdateState.STAGE}
 
@@ -82,6 +84,8 @@ class Updater:
         self._clock = clock
         self._chance = chance
         self._closing = threading.Event()
+        self._leadership = Leadership(self._folder.directory)
+        self._heard_unix_s = 0.0
         home = self._folder.directory
         trust = Trust(home / "trust", root, link, clock=clock, timeout_s=settings.timeout_s)
         bandwidth = Bandwidth(settings.bytes_per_s, pause=self._closing.wait)
@@ -104,9 +108,13 @@ class Updater:
     def step(self) -> UpdateState:
         """One transition, durable before it is acted on; nothing while it is not due.
 
+        Where several processes share a folder, the first one updates and the others follow.
+
         Never raises for a fault of the cloud, the bundle or the disk: it pauses or gives up, and
         the next check-in says why.
         """
+        if not self._leadership.held():
+            return self._follow()
         record = self._folder.record()
         if self._clock() < record.due_unix_s:
             return record.state
@@ -129,12 +137,15 @@ class Updater:
 
     def due_in_s(self) -> float:
         """Seconds until `step` has something to do."""
+        if not self._leadership.held():
+            return _FOLLOW_PAUSE_S
         return max(0.0, self._folder.record().due_unix_s - self._clock())
 
     def check_now(self) -> None:
         """Makes the next `step` due at once; only an idle updater is hurried."""
+        self._heard_unix_s = 0.0
         record = self._folder.record()
-        if record.state is UpdateState.IDLE:
+        if record.state is UpdateState.IDLE and self._leadership.held():
             self._folder.persist(replace(record, due_unix_s=0.0))
 
     def close(self) -> None:
@@ -145,6 +156,17 @@ class Updater:
     def record(self) -> Record:
         """Where the update stands, for people and metrics."""
         return self._folder.record()
+
+    def _follow(self) -> UpdateState:
+        """What another process than the leader does: swaps when it has, and hears the cloud."""
+        record, current = self._folder.record(), self._folder.current()
+        with suppress(UnderstudyError, OSError):
+            if current is not None and current.bundle != self._student.status().bundle:
+                self._student.swap(read_bundle(self._folder.slot(current.slot)))
+            if self._clock() >= self._heard_unix_s:
+                self._heard_unix_s = self._clock() + self._settings.check_in_s
+                self._heard_unix_s = self._next_check_in(self._check_in(record, record.state))
+        return UpdateState.IDLE
 
     # The actions, in the order of the states. Each returns the record of what comes next.
 
@@ -228,6 +250,7 @@ class Updater:
             record,
             state=UpdateState.PROBATION,
             attempts=1,
+            started_unix_s=0.0,
             probation_unix_s=self._clock(),
             promised_escalation=_promised_escalation(bundle),
         )

@@ -8,9 +8,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+import time
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,7 +29,9 @@ from understudy.types.release import UpdateState
 SLOTS = ("A", "B")
 MAX_STARTS = 3
 """Starts of a process with a bundle on probation before it is taken back."""
-_RECORD, _CURRENT = "update.json", "current"
+START_SPACING_S = 3.0
+"""Starts closer together count as one: the workers of one host start at the same time."""
+_RECORD, _CURRENT, _LEADER = "update.json", "current", "leader.lock"
 _UNPROVEN = {UpdateState.ACTIVATE, UpdateState.PROBATION}
 
 
@@ -59,6 +64,7 @@ class Record:
         attempts: Tries of the present state, process starts on probation included.
         failures: Tries of this release in a row that ended early; grows the pause.
         due_unix_s: Nothing is done before this time.
+        started_unix_s: When a start was counted last.
         probation_unix_s: When the probation began.
         check_in_unix_s: When the cloud wants to hear from the node again.
         baseline: Counters of the champion just before the swap.
@@ -78,6 +84,7 @@ class Record:
     attempts: int = 0
     failures: int = 0
     due_unix_s: float = 0.0
+    started_unix_s: float = 0.0
     probation_unix_s: float = 0.0
     check_in_unix_s: float = 0.0
     baseline: ProbationCounters = field(default_factory=ProbationCounters)
@@ -174,11 +181,35 @@ class StateFolder:
         return current
 
 
-def boot(directory: Path | str) -> Bundle | None:
+class Leadership:
+    """Which of a host's processes updates: the first; the others follow its pointer.
+
+    A POSIX lock, because it dies with its process and is not passed on by a fork.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        handle = os.open(directory / _LEADER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._handle = handle
+        weakref.finalize(self, os.close, handle)
+
+    def held(self) -> bool:
+        """True if this process leads, or could take the lead just now."""
+        try:
+            fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def boot(directory: Path | str, clock: Callable[[], float] = time.time) -> Bundle | None:
     """What a starting process shall load: counts the start, and falls back when it must.
 
     Call it once per process, before anything of a bundle is loaded: a bundle that crashes the
     process is then taken back after `MAX_STARTS` starts, without any updater running.
+
+    Args:
+        directory: The node's state folder.
+        clock: Seconds since 1970.
 
     Returns:
         The verified bundle; None when nothing is installed, or nothing valid is left.
@@ -188,8 +219,10 @@ def boot(directory: Path | str) -> Bundle | None:
     """
     folder = StateFolder(Path(directory))
     record, current = folder.record(), folder.current()
-    if record.state in _UNPROVEN and current is not None and current.bundle == record.bundle:
-        record = replace(record, attempts=record.attempts + 1)
+    unproven = record.state in _UNPROVEN and current is not None
+    apart = abs(clock() - record.started_unix_s) >= START_SPACING_S
+    if unproven and apart and current is not None and current.bundle == record.bundle:
+        record = replace(record, attempts=record.attempts + 1, started_unix_s=clock())
         if record.attempts > MAX_STARTS:
             record = _taken_back(record, f"not committed after {MAX_STARTS} starts")
         folder.persist(record)
