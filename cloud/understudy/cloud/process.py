@@ -30,8 +30,14 @@ def read_state_file(config: CloudConfig) -> RunningCloud | None:
     return running
 
 
-def run_gateway(config: CloudConfig) -> None:
+def run_gateway(
+    config: CloudConfig, on_ready: Callable[[RunningCloud], None] | None = None
+) -> None:
     """Serves until SIGTERM or SIGINT, then drains.
+
+    Args:
+        config: The cloud.
+        on_ready: Told where it serves, once it does.
 
     Raises:
         ConfigError: If a person must edit the configuration.
@@ -45,6 +51,8 @@ def run_gateway(config: CloudConfig) -> None:
         async with open_gateway(config) as gateway:
             _spare_collector()
             _log.info("the gateway serves at %s", gateway.running)
+            if on_ready is not None and gateway.running is not None:
+                on_ready(gateway.running)
             await stop.wait()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

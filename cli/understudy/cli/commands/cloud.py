@@ -7,12 +7,15 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from understudy.cli.output import show_fields
 from understudy.types.errors import ConfigError
+
+if TYPE_CHECKING:
+    from understudy.cloud.running import RunningCloud
 
 app = typer.Typer(no_args_is_help=True, help="Run the teacher, the gateway, the log, the releases.")
 Config = Annotated[Path, typer.Option("-c", "--config", help="The cloud's YAML file.")]
@@ -38,7 +41,14 @@ def up(
 
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    run_gateway(load_config(config))
+    run_gateway(load_config(config), _tell)
+
+
+def _tell(running: RunningCloud) -> None:
+    """Where everything is, as soon as it is there."""
+    typer.echo(f"nodes:      {running.address}\nenrolment:  {running.enroll_address}")
+    if running.operator_address:
+        typer.echo(f"console:    http://{running.operator_address}/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
