@@ -56,7 +56,7 @@ def ranked_label(
     return TeacherLabel(
         teacher=teacher,
         prompt_hash=prompt_hash,
-        labels=tuple(labels[i] for i in order),
+        labels=tuple(labels[int(i)] for i in order),
         log_probs=tuple(normal[order].tolist()),
         label_mass=min(max(label_mass, 0.0), 1.0),
         rationale=rationale,
