@@ -94,4 +94,5 @@ def _data_facts(data: DemoData) -> tuple[tuple[str, str], ...]:
         ("intents", f"{len(intents)}, of which {late} appear later than day 1"),
         ("the teacher was fitted on", f"{len(data.teacher)} labelled rows of its own"),
         ("the student started from", f"{len(data.seed)} labelled rows"),
+        ("its encoder had read", f"{len(data.history)} old messages without labels"),
     )

@@ -39,6 +39,12 @@ class DemoData:
     days: tuple[tuple[Row, ...], ...]
     new_labels: Mapping[int, tuple[str, ...]]
 
+    @property
+    def history(self) -> tuple[str, ...]:
+        """Old messages without labels, of intents the student knows: they teach its encoder."""
+        known = {row.label for row in self.seed}
+        return tuple(row.text for row in self.teacher if row.label in known)
+
 
 def support_desk() -> Path:
     """The folder of the data set that ships with the demo."""

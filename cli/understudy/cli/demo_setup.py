@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -77,6 +77,7 @@ def prepare(root: Path, data: DemoData, contract: Contract, recipe: str, bar: Pr
         workspace=root / "cloud" / "nights",
         keys=root / "publisher-keys",
         seed=root / "seed.jsonl",
+        history=root / "history.jsonl",
     )
     first = run_nightly(night, "day-0", lambda stage, _: bar.say(f"first student: {stage}"))
     bar.advance()
@@ -120,8 +121,9 @@ def _write_configs(root: Path, data: DemoData, contract: Contract, recipe: str) 
     preset = files("understudy.distill_loop") / "presets" / f"{recipe}.yaml"
     text = preset.read_text("utf-8") if preset.is_file() else Path(recipe).read_text("utf-8")
     _write_yaml(root / "recipe.yaml", {**yaml.safe_load(text), "task": TASK, "contract": promised})
-    rows = [json.dumps({"id": r.id, "text": r.text, "label": r.label}) for r in data.seed]
-    (root / "seed.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    _write_rows(root / "seed.jsonl", [{"text": r.text, "label": r.label} for r in data.seed])
+    # An inbox of old messages: texts only, and none of an intent that has not come up yet.
+    _write_rows(root / "history.jsonl", [{"text": text} for text in data.history])
 
 
 def _cloud_config(root: Path, contract: dict[str, Any]) -> dict[str, Any]:
@@ -154,6 +156,10 @@ def free_port() -> int:
 def _words(contract: Contract) -> dict[str, Any]:
     fields: dict[str, Any] = plain(contract)
     return {key: str(v) if isinstance(v, str) else v for key, v in fields.items()}
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _write_yaml(path: Path, fields: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ class NightPlaces:
         keys: Folder of the publisher's keys; None to make a student and ship nothing.
         seed: Labelled rows the first student starts from, and that always train; None for none.
         channel: Channel to offer the new student to.
+        history: Rows whose texts, not labels, teach the first student's encoder; None for none.
     """
 
     recipe: str
@@ -42,6 +43,7 @@ class NightPlaces:
     keys: Path | None
     seed: Path | None
     channel: str = "stable"
+    history: Path | None = None
 
 
 def places_beside(
@@ -53,6 +55,7 @@ def places_beside(
     seed: Path | None,
     channel: str,
     ship: bool,
+    history: Path | None = None,
 ) -> NightPlaces:
     """Fills in what was not said: files beside the recipe, the workspace in the cloud's state."""
     from understudy.cloud.config import load_config
@@ -69,6 +72,7 @@ def places_beside(
         keys=(keys or folder / "publisher-keys") if ship else None,
         seed=seed or (beside if beside.exists() else None),
         channel=channel,
+        history=history,
     )
 
 
@@ -93,7 +97,8 @@ def run_nightly(
     publish = _publish(places, repository)
     champion = find_champion(recipe.task, places, cloud)
     if champion is None:
-        first = first_student(recipe, workspace, seed, progress=progress)
+        texts = [row.text for row in read_rows(places.history)] if places.history else []
+        first = first_student(recipe, workspace, seed, unlabelled=texts, progress=progress)
         if publish is not None:
             publish(first.directory, "first student")
         return first

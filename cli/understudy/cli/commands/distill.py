@@ -46,6 +46,9 @@ def run(
     workspace: WorkspaceFolder = None,
     keys: Keys = None,
     seed: Seed = None,
+    history: Annotated[
+        Path | None, typer.Option(help="Old texts without labels, for the first student's encoder.")
+    ] = None,
     channel: Annotated[str, typer.Option(help="Channel to offer the student to.")] = "stable",
     ship: Annotated[bool, typer.Option(help="Sign and offer what passes the gate.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
@@ -55,7 +58,14 @@ def run(
     from understudy.cli.nightly import places_beside, run_nightly
 
     places = places_beside(
-        recipe, cloud=cloud, workspace=workspace, keys=keys, seed=seed, channel=channel, ship=ship
+        recipe,
+        cloud=cloud,
+        workspace=workspace,
+        keys=keys,
+        seed=seed,
+        channel=channel,
+        ship=ship,
+        history=history,
     )
     name = date or datetime.now(UTC).strftime("%Y-%m-%d")
     with progress(f"night {name}", STAGES) as bar:
