@@ -56,7 +56,7 @@ STATE: dict[str, Any] = {
          "published_unix_s": NOW - 95_000, "current": False},
     ],
     "nights": [
-        {"date": "2027-01-14", "verdict": "ship", "reason": "better by 1.2 points, 0.4 % break",
+        {"date": "2027-01-14", "verdict": "promote", "reason": "better by 1.2 points, 0.4 % break",
          "bundle": "sha256:4f1c9a77d2b0", "seconds": 78.0, "report": "2027-01-14/report.html"},
         {"date": "2027-01-13", "verdict": "undecided", "reason": "31 new labels are too few",
          "bundle": "", "seconds": 12.0, "report": ""},

@@ -47,7 +47,7 @@ function options(place, { label, limit, limitLabel, format, log }) {
     width: place.clientWidth,
     height: heightOf(place),
     cursor: { drag: { x: false, y: false } },
-    scales: { y: log ? { distr: 3 } : { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.1, 1e-6)] } },
+    scales: { y: log ? { distr: 3 } : { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.1, 0.01)] } },
     axes: [{ ...axis, values: TIMES }, { ...y, values: (_, ticks) => ticks.map((t) => (t === null ? "" : format(t))) }],
     series: [
       { value: "{YYYY}-{MM}-{DD} {HH}:{mm}" },

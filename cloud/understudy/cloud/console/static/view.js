@@ -6,7 +6,7 @@ import { draw } from "./charts.js";
 
 const STAGES = [0.05, 0.25, 1];
 const MOST_NODES = 200;
-const TONES = { ship: "good", shipped: "good", refuse: "bad", refused: "bad", failed: "bad", undecided: "warn" };
+const TONES = { promote: "good", keep: "warn", undecided: "note" };
 
 export function render(state, filter) {
   const now = state.now_unix_s ?? Date.now() / 1000;
@@ -127,6 +127,8 @@ function nodes(all, filter, now) {
   const trouble = (n) => Number(Boolean(n.failure || n.revoked));
   wanted.sort((a, b) => trouble(b) - trouble(a) || String(a.node).localeCompare(String(b.node)));
   $("nodes").replaceChildren(...wanted.slice(0, MOST_NODES).map((n) => row(n, now)));
+  const counted = all.some((n) => typeof n.requests === "number");
+  $("nodes").closest("table").classList.toggle("narrow", !counted);
   const more = wanted.length - MOST_NODES;
   say("nodes-more", all.length === 0 ? "nothing yet" : more > 0 ? `and ${count(more)} more: filter to see them` : `${count(wanted.length)} of ${count(all.length)}`);
 }
