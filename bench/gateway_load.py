@@ -37,14 +37,14 @@ from gateway_fleet import (
 def throughput(folder: Path, rounds: int, seconds: float, processes: int) -> dict[str, object]:
     config = write_config(folder)
     prepare_state(config)
-    badges = enroll_nodes(config, 8)
+    badges = enroll_nodes(config, 24)
     rates: dict[str, list[float]] = {"echo": [], "gateway": []}
     costs: dict[str, list[float]] = {"echo": [], "gateway": []}
     with echo_process(config) as echo, gateway_process(config) as gateway:
         for _ in range(rounds):
             for name, (pid, address) in (("echo", echo), ("gateway", gateway)):
                 before = cpu_seconds(pid)
-                load = run_load(address, badges, Plan(seconds, depth=8), processes)
+                load = run_load(address, badges, Plan(seconds, depth=6), processes)
                 used = cpu_seconds(pid) - before
                 done = len(load.latencies)
                 rates[name].append(done / load.seconds)
@@ -67,7 +67,7 @@ def throughput(folder: Path, rounds: int, seconds: float, processes: int) -> dic
         "half_load_p50_ms": statistics.median(p50),
         "half_load_p99_ms": statistics.median(p99),
         "p99_over_p50": statistics.median(b / a for a, b in zip(p50, p99, strict=True)),
-        "failures": sum(sum(load.failures.values()) for load in paced),
+        "failures": _failures(paced),
     }
 
 
@@ -112,7 +112,7 @@ def hostile(folder: Path, rounds: int, seconds: float) -> dict[str, object]:
             percentile(b.latencies, 0.99) / percentile(a.latencies, 0.99)
             for a, b in zip(calm, attacked, strict=True)
         ),
-        "honest_failures": sum(sum(load.failures.values()) for load in attacked),
+        "honest_failures": _failures(attacked),
         "flood_refused_per_s": statistics.median(
             f.failures.get("RESOURCE_EXHAUSTED", 0) / f.seconds for f in floods
         ),
@@ -122,6 +122,13 @@ def hostile(folder: Path, rounds: int, seconds: float) -> dict[str, object]:
 
 def _flood(address: str, villain: Badge, seconds: float) -> Load:
     return play(address, [villain], Plan(seconds, depth=200, warm_s=0.0))
+
+
+def _failures(loads: list[Load]) -> dict[str, int]:
+    total = Load()
+    for load in loads:
+        total.add(load)
+    return total.failures
 
 
 def _median_p99(loads: list[Load]) -> float:
