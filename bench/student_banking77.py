@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the whole training set, 4 epochs")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 5])
+    parser.add_argument("--vocabulary", type=int, default=15_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rng", type=int, default=17)
     parser.add_argument("--workspace", type=Path, default=None)
@@ -142,7 +143,9 @@ def measure(
         recipe,
         seed=options.rng,
         data=replace(recipe.data, max_drop=0.0),
-        student=replace(recipe.student, keep_layers=tuple(options.layers)),
+        student=replace(
+            recipe.student, keep_layers=tuple(options.layers), vocabulary=options.vocabulary
+        ),
         distil=replace(
             recipe.distil, epochs=options.epochs, threads=options.threads, max_steps=10_000
         ),

@@ -91,24 +91,21 @@ def make_lesson(
     )
 
 
-def head_targets(
-    soft: Floats, index: NDArray[np.int64], cap: float
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """What the head learns: soft labels where there are any, else the label; and which rows count.
+def head_targets(soft: Floats, index: NDArray[np.int64], share: float) -> Floats:
+    """What the head learns: teacher's distribution and label, mixed; the label where that is all.
 
     Args:
         soft: Teacher's distributions, zeros where none, (N, C).
-        index: Class index, -1 where none, (N,).
-        cap: Highest confidence believed.
+        index: Class index, (N,).
+        share: Share of the distribution, in [0, 1].
+
+    Returns:
+        Distributions, (N, C), rows sum to 1.
     """
-    classes = soft.shape[1]
-    hard = np.full_like(soft, (1.0 - cap) / max(classes - 1, 1))
-    known = index >= 0
-    hard[np.flatnonzero(known), index[known]] = cap
-    has_soft = soft.sum(1) > 0
-    targets = np.where(has_soft[:, None], np.minimum(soft, cap), hard)
-    targets += np.where(has_soft, 1.0 - targets.sum(1), 0.0)[:, None] / classes
-    return targets.astype(np.float32), known
+    hard = np.zeros_like(soft)
+    hard[np.arange(len(index)), index] = 1.0
+    mixed = share * soft + (1.0 - share) * hard
+    return np.where(soft.sum(1, keepdims=True) > 0, mixed, hard).astype(np.float32)
 
 
 class VectorCache:

@@ -74,7 +74,7 @@ class StudentRecipe:
     heads: int = 0
     ffn: int = 0
     max_tokens: int = 64
-    vocabulary: int = 8192
+    vocabulary: int = 15_000
     options: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -172,6 +172,7 @@ class HeadRecipe:
 
     Attributes:
         l2: Penalty on the weights, for each row.
+        soft: Share of the teacher's distribution in what the head learns; the rest is its label.
         iterations: Upper bound of the solver's steps.
         mix: Share of the nearest-prototype answer, in [0, 1].
         sharpness: How fast a prototype's say falls with distance.
@@ -179,7 +180,8 @@ class HeadRecipe:
         prototypes: Upper bound of prototypes a class.
     """
 
-    l2: float = 1e-5
+    l2: float = 3e-6
+    soft: float = 0.5
     iterations: int = 200
     mix: float = 0.3
     sharpness: float = 20.0
@@ -187,6 +189,8 @@ class HeadRecipe:
     prototypes: int = 20
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.soft <= 1.0:
+            raise InvalidValueError("soft must lie in [0, 1]")
         if not 0.0 <= self.mix <= 1.0 or self.sharpness <= 0.0 or self.l2 <= 0.0:
             raise InvalidValueError("mix must lie in [0, 1], sharpness and l2 must be positive")
 

@@ -21,6 +21,7 @@ from understudy.distill_loop.harvest import variants
 from understudy.distill_loop.head import fit_head
 from understudy.distill_loop.lesson import make_lesson
 from understudy.distill_loop.night import Night
+from understudy.distill_loop.recipe import HeadRecipe
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds
 from understudy.distill_loop.static import StaticEncoder
@@ -31,6 +32,8 @@ from understudy.types.bundle import EMBEDDINGS
 from understudy.types.errors import DataError
 
 PARITY_TEXTS = 50
+FIRST_HEAD = HeadRecipe(l2=1e-5, iterations=200, mix=0.0)
+"""The head the encoder is trained under; the head that ships is fitted afterwards."""
 
 
 def build(night: Night, folds: Folds) -> StudentModel:
@@ -52,7 +55,7 @@ def teach(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
         inputs = {
             "rows": rows_digest(folds.train),
             "labels": night.labels(folds),
-            "recipe": [asdict(recipe.distil), asdict(recipe.objective), asdict(recipe.head)],
+            "recipe": [asdict(recipe.distil), asdict(recipe.objective)],
             "student": asdict(recipe.student),
             "data": asdict(recipe.data),
             "start": model_digest(model),
@@ -73,9 +76,7 @@ def _train(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
     known = lesson.labels >= 0
     if not known.any():
         raise DataError("no training row has a label that the student knows")
-    head = fit_head(
-        lesson.vectors[known], lesson.labels[known], len(labels), recipe=night.recipe.head
-    )
+    head = fit_head(lesson.vectors[known], lesson.labels[known], len(labels), recipe=FIRST_HEAD)
     trained = distil(
         model,
         lesson,

@@ -31,7 +31,7 @@ class Taught:
         self._vectors, self._recipe = vectors, recipe
         self._index = label_index(rows, labels)
         soft = soft_labels(rows, labels)
-        self._soft, _ = head_targets(soft, self._index, recipe.objective.cap)
+        self._soft = head_targets(soft, self._index, recipe.head.soft)
         self._weights = weights_of(rows, self._index, recipe.data)
 
     def fit(
