@@ -188,7 +188,7 @@ def _word_of(enum: Any, number: int, prefix: str) -> str:  # noqa: ANN401 - gene
 
 
 # Every record of every call is looked up here.
-_KINDS = {
+_KINDS: dict[int, RecordKind] = {
     number: RecordKind(name.removeprefix("RECORD_KIND_").lower())
     for name, number in records_pb2.RecordKind.items()
     if number
