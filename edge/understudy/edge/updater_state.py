@@ -107,7 +107,7 @@ class StateFolder:
         try:
             data = (self.directory / _RECORD).read_bytes()
             return msgspec.json.decode(data, type=Record)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, ValueError):
             return Record()
 
     def persist(self, record: Record) -> None:
@@ -123,7 +123,7 @@ class StateFolder:
         try:
             data = (self.directory / _CURRENT).read_bytes()
             return msgspec.json.decode(data, type=Current)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, ValueError):
             return None
 
     def point(self, current: Current) -> None:
@@ -239,7 +239,7 @@ def _first_valid(folder: StateFolder, record: Record) -> Bundle | None:
     """The pointer's bundle, or the other slot's when its bytes are not what they were."""
     current = folder.current()
     if current is None:
-        return None
+        return _after_lost_pointer(folder, record)
     try:
         return _read_slot(folder, current)
     except BundleError as error:
@@ -252,6 +252,18 @@ def _first_valid(folder: StateFolder, record: Record) -> Bundle | None:
         return _read_slot(folder, other)
 
 
+def _after_lost_pointer(folder: StateFolder, record: Record) -> Bundle | None:
+    """A pointer that was written and cannot be read: a whole slot, rather a proven one."""
+    if not (folder.directory / _CURRENT).exists():
+        return None  # nothing was ever activated; what lies in a slot is not tested yet
+    found = [other for name in SLOTS if (other := _slot_as_pointer(folder, name)) is not None]
+    if not found:
+        return None
+    found.sort(key=lambda other: other.bundle == record.bundle)
+    folder.point(found[0])
+    return _read_slot(folder, found[0])
+
+
 def _read_slot(folder: StateFolder, current: Current) -> Bundle:
     bundle = read_bundle(folder.slot(current.slot))
     if bundle.id != current.bundle:
@@ -260,7 +272,10 @@ def _read_slot(folder: StateFolder, current: Current) -> Bundle:
 
 
 def _other_slot(folder: StateFolder, current: Current) -> Current | None:
-    name = SLOTS[1] if current.slot == SLOTS[0] else SLOTS[0]
+    return _slot_as_pointer(folder, SLOTS[1] if current.slot == SLOTS[0] else SLOTS[0])
+
+
+def _slot_as_pointer(folder: StateFolder, name: str) -> Current | None:
     try:
         return Current(slot=name, bundle=read_bundle(folder.slot(name)).id)
     except BundleError:
