@@ -30,7 +30,7 @@ the transfer to another bank was refused twice last week although there was enou
 
 
 def texts(count: int, seed: int) -> list[str]:
-    rng = random.Random(seed)  # noqa: S311 - sentences, no secrets
+    rng = random.Random(seed)
     return [" ".join(rng.choices(WORDS.split(), k=rng.randint(4, 18))) for _ in range(count)]
 
 
