@@ -158,16 +158,20 @@ def cascade(start: Start, stream: Stream, budget: float, settings: Settings, ord
         audit_key=hashlib.sha256(f"order {order}".encode()).digest(),
         precedence=Precedence.BUDGET,
     )
-    learner, governor = Learner(start, settings), Governor(budget, threshold=0.0)
+    total = len(stream.gold)
+    # The governor's bound is budget * T + 1, and audits go on while it is spent: three in reserve.
+    spendable = budget - 3 / total
+    learner, governor = Learner(start, settings), Governor(spendable, threshold=0.0)
     margins: list[float] = []
     right = calls = audits = 0
-    total = len(stream.gold)
     for first in range(0, total, settings.refresh):
         block = slice(first, first + settings.refresh)
         logits = learner.logits(stream.vectors[block])
         calibration = ranked(margins)
         for place, row in enumerate(logits, start=first):
-            governor = replace(governor, budget=early_budget(budget, place / total, settings.lead))
+            governor = replace(
+                governor, budget=early_budget(spendable, place / total, settings.lead)
+            )
             found = score(row, 1.0, calibration, classes=CLASSES)
             decision = policy.decide(found, str(place), budget_threshold=governor.threshold)
             asked = decision.action is Action.ESCALATE
