@@ -76,7 +76,7 @@ def parser(what: str) -> argparse.ArgumentParser:
     """The options every benchmark has."""
     options = argparse.ArgumentParser(description=what)
     options.add_argument("--data", type=Path, default=data_folder())
-    options.add_argument("--cache", type=Path, default=Path("/tmp/understudy-bench"))  # noqa: S108
+    options.add_argument("--cache", type=Path, default=Path("/tmp/understudy-bench"))
     options.add_argument("--out", type=Path, help="where the JSON goes")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--full", action="store_true", help="the size that is reported")
