@@ -45,7 +45,7 @@ from understudy.types.bundle import decode_manifest
 from understudy.types.release import Directive, NodeStatus, UpdateState
 
 PASSPHRASE = "for the length of a bench"  # noqa: S105
-PATIENCE_S = 900.0
+PATIENCE_S = 400.0
 SETTINGS = UpdateSettings(
     probation=ProbationRules(min_requests=1, min_s=0.0),
     selftest=SelfTestRules(in_child=False, latency_allowance_ms=10_000.0),
@@ -288,7 +288,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON goes here")
     args = parser.parse_args()
     count = args.nodes or (200 if args.full else 30)
-    memory = Path("/dev/shm")  # noqa: S108 - the disk of one machine is not that of 200 nodes
+    memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         result = measure(Path(folder), args.bundle, count)
     print("| what | value |")

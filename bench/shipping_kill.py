@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON goes here")
     args = parser.parse_args()
     kills = 1000 if args.full else 60
-    memory = Path("/dev/shm")  # noqa: S108 - fsync on a busy disk is not what is measured
+    memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         report = campaign(
             Path(folder),

@@ -84,7 +84,7 @@ def client_with_updates(base: Path, folder: Path) -> Iterator[tuple[EdgeClient, 
     publisher.publish(base, "stable")
     (folder / "root.json").write_bytes(repository.store().trusted_root())
     task = decode_manifest((base / "manifest.json").read_bytes()).task
-    server = subprocess.Popen(  # noqa: S603 - our own module
+    server = subprocess.Popen(
         [sys.executable, "-m", "simulators.artifact_server", folder / "server", task],
         cwd=ROOT / "tests",
         stdin=subprocess.PIPE,
