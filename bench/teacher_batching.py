@@ -38,7 +38,7 @@ Way = Callable[[list[ScoreRequest]], Awaitable[int]]
 async def main() -> None:
     options = arguments()
     rows = [json.loads(line) for line in ROWS.read_text().splitlines()]
-    random.Random(options.seed).shuffle(rows)  # noqa: S311 - which texts, nothing secret
+    random.Random(options.seed).shuffle(rows)
     with tempfile.TemporaryDirectory(prefix="us-", dir="/tmp") as folder:
         spec = teacher(Path(folder), rows[: options.fit_rows], options.threads)
         spec = replace(spec, precision=options.precision)
