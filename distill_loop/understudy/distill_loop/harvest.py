@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy.distill_loop.augment import augment, word_neighbours
 from understudy.distill_loop.clean import dedup_near, label_issues
@@ -22,7 +23,7 @@ from understudy.distill_loop.curate import (
     unique_ids,
     within,
 )
-from understudy.distill_loop.discover import approved_rows
+from understudy.distill_loop.discover import approved_rows, keep_proposals, propose, unknown_rows
 from understudy.distill_loop.generate import generate
 from understudy.distill_loop.lesson import label_index
 from understudy.distill_loop.night import Night
@@ -32,6 +33,9 @@ from understudy.distill_loop.select import choose
 from understudy.distill_loop.split import Folds, split
 from understudy.edge.student import Student
 from understudy.types.errors import DataError
+
+MIN_PROPOSAL = 15
+"""Fewer rows than this are not worth a person's time."""
 
 
 def collect(night: Night) -> tuple[Example, ...]:
@@ -138,6 +142,34 @@ def enrich(night: Night, folds: Folds) -> Folds:
             night.counts["generated"] = len(made)
             train = dedup_exact((*train, *made))
         return replace(folds, train=train)
+
+
+def propose_classes(night: Night, rows: Sequence[Example], folds: Folds) -> None:
+    """Writes down clusters of requests that no class fits, for a person to look at."""
+    labels = night.labels(folds)
+    settled = {row.id for row in approved_rows(night.workspace)}
+    strange = [row for row in unknown_rows(rows, labels) if f"approved-{row.id}" not in settled]
+    if len(strange) < MIN_PROPOSAL:
+        return
+    with night.stage("discover"):
+        names, centres = _centres(night, folds, labels)
+        vectors = night.cache.vectors([row.text for row in strange])
+        found = propose(strange, vectors, centres, names, min_rows=MIN_PROPOSAL)
+        keep_proposals(night.workspace, found)
+        night.counts["proposals"] = len(found)
+
+
+def _centres(
+    night: Night, folds: Folds, labels: Sequence[str]
+) -> tuple[list[str], NDArray[np.float32]]:
+    """Mean vector, made unit, of each class that has training rows."""
+    vectors = night.cache.vectors([row.text for row in folds.train])
+    index = label_index(folds.train, labels)
+    present = [i for i in range(len(labels)) if (index == i).any()]
+    means = [vectors[index == i].mean(0) for i in present]
+    unit = [mean / max(float(np.linalg.norm(mean)), 1e-9) for mean in means]
+    size = vectors.shape[1]
+    return [labels[i] for i in present], np.array(unit, np.float32).reshape(-1, size)
 
 
 def variants(night: Night, rows: Sequence[Example]) -> tuple[Example, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +108,19 @@ def head_targets(soft: Floats, index: NDArray[np.int64], share: float) -> Floats
     return np.where(soft.sum(1, keepdims=True) > 0, mixed, hard).astype(np.float32)
 
 
-class VectorCache:
-    """Sentence vectors of the base by text, kept between nights in one file."""
+Encodes = Callable[[Sequence[str]], Floats]
 
-    def __init__(self, path: Path, base: StudentModel) -> None:
-        self._path, self._base = path, base
+
+def by_torch(base: StudentModel) -> Encodes:
+    """The base's own vectors."""
+    return lambda texts: encode(base, texts)
+
+
+class VectorCache:
+    """Sentence vectors of one encoder by text, kept between nights in one file."""
+
+    def __init__(self, path: Path, encodes: Encodes) -> None:
+        self._path, self._encodes = path, encodes
 
     def vectors(self, texts: Sequence[str]) -> Floats:
         """Vectors (N, D); only texts never seen before are encoded."""
@@ -120,11 +128,10 @@ class VectorCache:
         known = self._read()
         fresh = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
         if fresh:
-            rows = encode(self._base, list(fresh.values()))
+            rows = self._encodes(list(fresh.values()))
             known |= dict(zip(fresh, rows, strict=True))
             self._write(known)
-        size = self._base.encoder.spec.vector
-        return np.stack([known[k] for k in keys]) if keys else np.zeros((0, size), np.float32)
+        return np.stack([known[k] for k in keys]) if keys else self._encodes([])
 
     def _read(self) -> dict[str, Floats]:
         if not self._path.exists():

@@ -16,7 +16,7 @@ from typing import Any
 
 from understudy.distill_loop.base import Base, find_base
 from understudy.distill_loop.discover import approved_rows
-from understudy.distill_loop.lesson import VectorCache, label_set
+from understudy.distill_loop.lesson import VectorCache, by_torch, label_set
 from understudy.distill_loop.recipe import Recipe
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds
@@ -114,7 +114,7 @@ class Night:
     def cache(self) -> VectorCache:
         """The base's sentence vectors, kept between nights."""
         path = self.workspace.path(f"vectors-{self.base.sha256[:16]}.npz")
-        return VectorCache(path, self.base_model)
+        return VectorCache(path, by_torch(self.base_model))
 
     def checkpoint(self, bundle: str) -> Path:
         """Where the float weights of a bundle's encoder lie, if they do."""

@@ -5,6 +5,7 @@ All of them run the compressed graph in the edge's own runner.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from understudy.distill_loop.evaluation import Exam, changed_answers, compare_la
 from understudy.distill_loop.export import open_graph, run_graph
 from understudy.distill_loop.gate import Evidence, Ruling, Verdict, judge
 from understudy.distill_loop.head import apply_head
+from understudy.distill_loop.lesson import VectorCache
 from understudy.distill_loop.night import Night
 from understudy.distill_loop.schooling import rows_digest
 from understudy.distill_loop.split import Folds
@@ -55,7 +57,7 @@ def prove(night: Night, blank: Candidate, folds: Folds, start: Head | None = Non
     with night.stage("head"):
         names = set(blank.labels)
         rows = [row for row in folds.train if row.target in names]
-        vectors = parts.load(blank).run([row.text for row in rows]).vectors
+        vectors = _vectors(night, blank, [row.text for row in rows])
         taught = Taught(rows, vectors, blank.labels, night.recipe)
         candidate = taught.fit(blank, start=start)
         student = parts.load(candidate)
@@ -66,6 +68,20 @@ def prove(night: Night, blank: Candidate, folds: Folds, start: Head | None = Non
         candidate = parts.calibrate(candidate, held_out, spare, night.recipe.score)
     with night.stage("certify"):
         return Proved(certified(night, candidate, student, folds), student)
+
+
+def _vectors(night: Night, blank: Candidate, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors of the graph that ships, kept by its digest: a refresh encodes only what is new.
+
+    The key of a text forgets case and white space, so a tokenizer that minds them has no cache.
+    """
+    student = parts.load(blank)
+    if '"lowercase":true' not in blank.tokenizer.decode().replace(" ", ""):
+        return student.run(texts).vectors
+    extra = b"".join((blank.extra or {}).values())
+    graph = hashlib.sha256(blank.encoder + extra + blank.tokenizer).hexdigest()
+    path = night.workspace.path(f"student-vectors-{graph[:16]}.npz")
+    return VectorCache(path, lambda fresh: student.run(fresh).vectors).vectors(texts)
 
 
 def certified(night: Night, candidate: Candidate, student: Student, folds: Folds) -> Candidate:

@@ -180,7 +180,7 @@ class HeadRecipe:
         prototypes: Upper bound of prototypes a class.
     """
 
-    l2: float = 3e-6
+    l2: float = 1e-6
     soft: float = 0.5
     iterations: int = 200
     mix: float = 0.3

@@ -112,6 +112,7 @@ def run_night(
         night = Night(recipe, workspace, sources, teacher, progress)
         rows = harvest.label(night, harvest.collect(night))
         folds = harvest.enrich(night, harvest.deal(night, rows))
+        harvest.propose_classes(night, rows, folds)
         model = schooling.teach(night, schooling.build(night, folds), folds)
         graph = schooling.export(night, model, folds)
         small = schooling.shrink(night, model, graph, folds)

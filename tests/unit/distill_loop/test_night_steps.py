@@ -36,8 +36,8 @@ from understudy.distill_loop.discover import (
     unknown_rows,
 )
 from understudy.distill_loop.generate import generate
-from understudy.distill_loop.harvest import collect, deal, enrich, label
-from understudy.distill_loop.lesson import VectorCache
+from understudy.distill_loop.harvest import collect, deal, enrich, label, propose_classes
+from understudy.distill_loop.lesson import VectorCache, by_torch
 from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.plan import plan_night
 from understudy.distill_loop.recipe import ScheduleRecipe
@@ -178,7 +178,7 @@ def test_neighbours_are_other_words_of_the_base() -> None:
 
 def test_vectors_are_encoded_once(tmp_path: Path) -> None:
     base = whole_base(find_base(str(tiny_base())))
-    cache = VectorCache(tmp_path / "vectors.npz", base)
+    cache = VectorCache(tmp_path / "vectors.npz", by_torch(base))
     first = cache.vectors(["refund my order", "Refund  my order"])
     changed = (tmp_path / "vectors.npz").stat().st_mtime_ns
     again = cache.vectors(["refund my order"])
@@ -283,6 +283,33 @@ def test_an_approved_class_is_a_class_of_the_next_night(tmp_path: Path) -> None:
     )
 
     assert result.new_labels == ("kiosk_frozen",)
+
+
+def test_a_night_proposes_what_the_teacher_could_not_name(tmp_path: Path) -> None:
+    # Requests outside every class must reach a person by themselves, once, until they decide.
+    workspace, champion = copied_world(tmp_path)
+    lost = [
+        replace(row, teacher=teacher_label("none_of_these"))
+        for row in traffic(40, 6, intents=("exchange",), coin=0.0)
+    ]
+    recipe = tiny_recipe(data=replace(tiny_recipe().data, new_class_rows=0))
+    sources = Sources(
+        log=[*traffic(100, 5), *lost],
+        seed=seed_rows(),
+        champion=champion,
+        now_unix_s=NOW + 2 * 86_400,
+    )
+    night = Night(recipe, workspace, sources)
+    rows = collect(night)
+    folds = deal(night, rows)
+    propose_classes(night, rows, folds)
+    (found,) = kept_proposals(workspace)
+    approve(workspace, found.id, "currency")
+    propose_classes(night, collect(night), folds)
+
+    assert len(found.row_ids) >= 15
+    assert found.nearest == "exchange"
+    assert kept_proposals(workspace) == () or len(found.row_ids) < 40
 
 
 @pytest.mark.parametrize(
