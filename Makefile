@@ -31,7 +31,7 @@ fmt: $(STAMP)      ## format and mend
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
 lint: $(STAMP)     ## ruff and the metadata
-	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(VENV)/bin/validate-pyproject -q pyproject.toml && $(VENV)/bin/codespell -q 3 README.md CONTRIBUTING.md docs protos router edge cloud distill_loop cli tests bench deploy
+	$(PY) -m ruff format --check . && $(PY) -m ruff check . && $(VENV)/bin/validate-pyproject pyproject.toml && $(VENV)/bin/codespell -q 3 README.md CONTRIBUTING.md docs protos router edge cloud distill_loop cli tests bench deploy
 
 types: $(STAMP)    ## mypy strict
 	$(PY) -m mypy

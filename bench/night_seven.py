@@ -71,7 +71,7 @@ def the_world(days: int, seed: int) -> tuple[list[Request], list[list[Request]]]
     rows = [
         Request(f"q{i}", t, y, s) for i, ((t, y), s) in enumerate(zip(train, said, strict=True))
     ]
-    chance = random.Random(seed)  # noqa: S311 - a simulation
+    chance = random.Random(seed)
     chance.shuffle(rows)
     early = set(chance.sample(names, 60))
     seeds, rest, taken = [], [], dict.fromkeys(early, 0)
@@ -91,7 +91,7 @@ def deal(rest: list[Request], early: set[str], days: int) -> list[list[Request]]
     size = len(rest) // days
     first = [known[:size], known[size : 2 * size]]
     later = known[2 * size :] + late
-    random.Random(1).shuffle(later)  # noqa: S311 - a simulation
+    random.Random(1).shuffle(later)
     return [*first, *(later[i * size : (i + 1) * size] for i in range(days - 2))]
 
 
@@ -104,7 +104,7 @@ def one_day(
     output = student.run([row.text for row in requests])
     sure = score_many(output.logits, output.similarity, bundle.calibration).effective
     threshold = bundle.certificate.threshold
-    chance = random.Random(1000 + day)  # noqa: S311 - a simulation
+    chance = random.Random(1000 + day)
     log, kept, wrong, calls, right = [], 0, 0, 0, 0
     for row, confidence, best in zip(requests, sure, output.logits.argmax(1), strict=True):
         coin = chance.random() < rate

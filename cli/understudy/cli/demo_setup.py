@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from understudy.cli.commands.release import PASSPHRASE
 from understudy.cli.demo_data import DemoData
 from understudy.cli.nightly import NightPlaces, run_nightly
 from understudy.cli.output import Progress, plain
+from understudy.cli.passphrase import PASSPHRASE
 from understudy.types.contract import Contract
 
 TASK = "support-desk"

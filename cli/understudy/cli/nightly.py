@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from understudy.cli.commands.release import PASSPHRASE
+from understudy.cli.passphrase import passphrase
 from understudy.cli.rows import Row, read_rows, require_labels
 from understudy.types.bundle import MANIFEST
 from understudy.types.errors import ConfigError
@@ -195,10 +195,7 @@ def _publish(places: NightPlaces, repository: ReleaseRepository | None) -> Publi
         return None
     if not places.keys.is_dir():
         raise ConfigError(f"{places.keys}: no publisher's keys; `understudy release init` first")
-    opener = os.environ.get(PASSPHRASE, "")
-    if not opener:
-        raise ConfigError(f"set {PASSPHRASE} to the passphrase of the publisher's keys")
-    return to_channel(repository.publisher(places.keys, opener), places.channel)
+    return to_channel(repository.publisher(places.keys, passphrase()), places.channel)
 
 
 def _fetch(repository: ReleaseRepository, bundle: str, folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from understudy.cli.options import CLOUD_YAML, AsJson, CloudConfigFile
 from understudy.cli.output import show_fields
 from understudy.types.errors import ConfigError
 
@@ -18,14 +19,11 @@ if TYPE_CHECKING:
     from understudy.cloud.running import RunningCloud
 
 app = typer.Typer(no_args_is_help=True, help="Run the teacher, the gateway, the log, the releases.")
-Config = Annotated[Path, typer.Option("-c", "--config", help="The cloud's YAML file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object for scripts.")]
-DEFAULT = Path("cloud.yaml")
 
 
 @app.command(epilog="Example: understudy cloud up -c cloud.yaml")
 def up(
-    config: Config = DEFAULT,
+    config: CloudConfigFile = CLOUD_YAML,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
     with_parent: Annotated[
         bool, typer.Option("--with-parent", help="Stop when standard input ends.", hidden=True)
@@ -68,7 +66,7 @@ class CloudStatus:
 
 
 @app.command(epilog="Example: understudy cloud status -c cloud.yaml --json")
-def status(config: Config = DEFAULT, as_json: AsJson = False) -> None:
+def status(config: CloudConfigFile = CLOUD_YAML, as_json: AsJson = False) -> None:
     """Says whether a gateway runs here, how its log stands, and who is enrolled."""
     found = _status(config)
     show_fields(found, as_json=as_json)
@@ -77,7 +75,7 @@ def status(config: Config = DEFAULT, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog="Example: understudy cloud render -c cloud.yaml > serve.yaml")
-def render(config: Config = DEFAULT) -> None:
+def render(config: CloudConfigFile = CLOUD_YAML) -> None:
     """Prints the Ray Serve configuration of the teacher, every key checked."""
     import yaml
 
@@ -119,7 +117,7 @@ def _status(path: Path) -> CloudStatus:
 
 
 def _count_nodes(path: Path) -> int:
-    from understudy.cli.commands.node import enrolment_of
+    from understudy.cli.desk import enrolment_of
 
     with enrolment_of(path) as desk:
         return sum(not node.revoked_unix_s for node in desk.nodes())

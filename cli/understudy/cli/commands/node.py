@@ -5,19 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from understudy.cli.commands.cloud import DEFAULT, AsJson, Config
+from understudy.cli.desk import enrolment_of
+from understudy.cli.options import CLOUD_YAML, AsJson, CloudConfigFile
 from understudy.cli.output import show_table
-
-if TYPE_CHECKING:
-    from understudy.cloud.enrolment import Enrolment
 
 app = typer.Typer(no_args_is_help=True, help="Invite, enrol, list and revoke edge nodes.")
 
@@ -25,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="Invite, enrol, list and revoke edg
 @app.command(epilog="Example: understudy node invite shop-berlin -c cloud.yaml -o invitation.json")
 def invite(
     node: Annotated[str, typer.Argument(help="Id of the node.")],
-    config: Config = DEFAULT,
+    config: CloudConfigFile = CLOUD_YAML,
     out: Annotated[
         Path, typer.Option("-o", "--out", help="File for the invitation; keep it secret.")
     ] = Path("invitation.json"),
@@ -69,7 +65,7 @@ def enroll(
 
 
 @app.command("list", epilog="Example: understudy node list -c cloud.yaml --json")
-def list_nodes(config: Config = DEFAULT, as_json: AsJson = False) -> None:
+def list_nodes(config: CloudConfigFile = CLOUD_YAML, as_json: AsJson = False) -> None:
     """Lists every node that was ever enrolled."""
     with enrolment_of(config) as desk:
         rows = [
@@ -81,27 +77,13 @@ def list_nodes(config: Config = DEFAULT, as_json: AsJson = False) -> None:
 
 @app.command(epilog="Example: understudy node revoke shop-berlin -c cloud.yaml")
 def revoke(
-    node: Annotated[str, typer.Argument(help="Id of the node.")], config: Config = DEFAULT
+    node: Annotated[str, typer.Argument(help="Id of the node.")],
+    config: CloudConfigFile = CLOUD_YAML,
 ) -> None:
     """Turns a node away, within seconds; a new invitation lets it back."""
     with enrolment_of(config) as desk:
         desk.revoke(node)
     typer.echo(f"{node} is revoked")
-
-
-@contextmanager
-def enrolment_of(path: Path) -> Iterator[Enrolment]:
-    """The enrolment desk of a cloud's configuration."""
-    from understudy.cloud.config import load_config
-    from understudy.cloud.parts import open_enrolment, open_state
-
-    config = load_config(path)
-    Path(config.state_dir).mkdir(parents=True, exist_ok=True, mode=0o700)
-    state = open_state(config)
-    try:
-        yield open_enrolment(config, state)
-    finally:
-        state.close()
 
 
 def _edge_yaml(address: str, folder: Path, task: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from understudy.cli.commands.cloud import DEFAULT, Config
+from understudy.cli.options import CLOUD_YAML, CloudConfigFile
 from understudy.cli.output import show_table
+from understudy.cli.passphrase import PASSPHRASE, passphrase
 from understudy.types.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from understudy.cloud.rollout import Rollout
 
 app = typer.Typer(no_args_is_help=True, help="Offer signed students to the fleet, and roll back.")
-PASSPHRASE = "UNDERSTUDY_PASSPHRASE"  # noqa: S105 - the variable's name
 
 Releases = Annotated[
     Path, typer.Option("--releases", help="Folder of the release repository.", show_default=True)
@@ -34,18 +33,6 @@ Channel = Annotated[str, typer.Option(help="Name of the channel.")]
 Note = Annotated[str, typer.Option(help="Why, for people.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
 DEFAULT_RELEASES, DEFAULT_KEYS = Path("releases"), Path("publisher-keys")
-
-
-def passphrase() -> str:
-    """The publisher's passphrase from the environment.
-
-    Raises:
-        ConfigError: If it is not set.
-    """
-    found = os.environ.get(PASSPHRASE, "")
-    if not found:
-        raise ConfigError(f"set {PASSPHRASE} to the passphrase of the publisher's keys")
-    return found
 
 
 @app.command(epilog="Example: UNDERSTUDY_PASSPHRASE=... understudy release init")
@@ -151,7 +138,9 @@ def verify(
 
 
 @app.command(epilog="Example: understudy release pause -c cloud.yaml --channel stable")
-def pause(config: Config = DEFAULT, channel: Channel = "stable", task: Task = "classify") -> None:
+def pause(
+    config: CloudConfigFile = CLOUD_YAML, channel: Channel = "stable", task: Task = "classify"
+) -> None:
     """Stops offering the channel's newest release; nodes that have it keep it."""
     with rollout_of(config) as rollout:
         state = rollout.pause(task, channel, time.time())
@@ -159,7 +148,9 @@ def pause(config: Config = DEFAULT, channel: Channel = "stable", task: Task = "c
 
 
 @app.command(epilog="Example: understudy release resume -c cloud.yaml --channel stable")
-def resume(config: Config = DEFAULT, channel: Channel = "stable", task: Task = "classify") -> None:
+def resume(
+    config: CloudConfigFile = CLOUD_YAML, channel: Channel = "stable", task: Task = "classify"
+) -> None:
     """Goes on with a paused rollout."""
     with rollout_of(config) as rollout:
         state = rollout.resume(task, channel, time.time())
@@ -170,7 +161,7 @@ def resume(config: Config = DEFAULT, channel: Channel = "stable", task: Task = "
 def pin(
     node: Annotated[str, typer.Argument(help="Id of the node.")],
     bundle: Annotated[str, typer.Argument(help="Id of a bundle on offer; none: as it is.")] = "",
-    config: Config = DEFAULT,
+    config: CloudConfigFile = CLOUD_YAML,
     task: Task = "classify",
     release: Annotated[bool, typer.Option("--unpin", help="Follow the channel again.")] = False,
 ) -> None:
