@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -151,15 +152,27 @@ def reloading_credentials(
         read: Gives the certificate in force; called from gRPC's threads.
         client_ca: Whose client certificates are required, PEM; None to ask for none.
     """
+    shown = read()
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        credential = read()
+    def configuration(credential: Credential) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration(
             [(credential.key, credential.certificate)], root_certificates=client_ca
         )
 
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        # None says "as before". A new configuration for each handshake is not only slow: with some
+        # two hundred handshakes at once gRPC 1.85 loses count of its references and aborts.
+        nonlocal shown
+        with lock:
+            credential = read()
+            if credential == shown:
+                return None
+            shown = credential
+        return configuration(credential)
+
+    lock = threading.Lock()
     return grpc.dynamic_ssl_server_credentials(
-        configuration(), configuration, require_client_authentication=client_ca is not None
+        configuration(shown), changed, require_client_authentication=client_ca is not None
     )
 
 
