@@ -19,7 +19,7 @@ from understudy.cli.demo_world import DemoWorld
 from understudy.cli.folder import prepare_folder
 from understudy.cli.output import progress
 from understudy.cli.report import StreamReport
-from understudy.cli.stream import Played, play
+from understudy.cli.stream import Played, newest_lessons, play
 from understudy.types.contract import Contract
 
 
@@ -82,7 +82,7 @@ def _report(
             seconds=seconds,
         ),
         nights=tuple(played.nights),
-        lessons=tuple(played.lessons),
+        lessons=newest_lessons(played.lessons),
         facts=(*facts, ("seconds in all", f"{seconds:.0f}")),
     )
 

@@ -66,7 +66,6 @@ class DemoWorld:
         self._cloud: Child | None = None
         self._logged_after = 0
         self._swap_requests = self._swap_failures = 0
-        self._shipped = 0
 
     def __enter__(self) -> Self:
         return self
@@ -155,7 +154,8 @@ class DemoWorld:
         seconds = time.monotonic() - begun
         shipped = 0
         if result["bundle"] != before:
-            shipped = self._await_swap(result["bundle"])
+            self._await_swap(result["bundle"])
+            shipped = self._changed_bytes(before, result["bundle"])
         return NightLine(
             day=day,
             verdict=result["verdict"],
@@ -178,8 +178,15 @@ class DemoWorld:
             ("memory of the edge process", f"{self.edge.status()['rss_mb']:.0f} MB"),
         )
 
-    def _await_swap(self, bundle: str) -> int:
-        """Keeps asking until the new student answers; returns the bytes that travelled."""
+    def _changed_bytes(self, before: str, after: str) -> int:
+        """Bytes of the files that differ: unchanged ones never travel again."""
+        from understudy.distill_loop.refresh import shipped_bytes
+
+        bundles = self._places.root / "cloud" / "nights" / "bundles"
+        return shipped_bytes(bundles / before, bundles / after)
+
+    def _await_swap(self, bundle: str) -> None:
+        """Keeps asking until the new student answers."""
         give_up = time.monotonic() + SWAP_S
         texts = list(self._said)
         while self.edge.status()["status"]["bundle"] != bundle:
@@ -189,10 +196,6 @@ class DemoWorld:
             self._swap_failures += not self.edge.ask(text).label
             self._swap_requests += 1
             time.sleep(0.01)
-        status = self.edge.status()["status"]
-        travelled = int(status.get("bytes_downloaded", 0))
-        self._shipped, new = travelled, travelled - self._shipped
-        return new
 
     def _run_night(self, day: int) -> dict[str, Any]:
         places, output = self._places, self._places.log(f"night-{day}-result")

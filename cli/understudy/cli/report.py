@@ -112,13 +112,16 @@ def render_page(report: StreamReport) -> str:
     environment.filters["contract"] = contract_word
     environment.filters["kb"] = lambda v: f"{v / 1000:,.0f} kB" if v < 1e6 else f"{v / 1e6:.1f} MB"
     return environment.get_template("report.html").render(
-        report=report, figures=_figures(report), saved=_saved(report)
+        report=report,
+        figures=_figures(report),
+        saved=_saved(report.totals.teacher_call_rate),
+        last_saved=_saved(report.days[-1].teacher_call_rate),
     )
 
 
-def _saved(report: StreamReport) -> float:
+def _saved(call_rate: float) -> float:
     """Share of teacher calls that were not needed, against always asking."""
-    return max(0.0, 1.0 - report.totals.teacher_call_rate)
+    return max(0.0, 1.0 - call_rate)
 
 
 def _figures(report: StreamReport) -> list[tuple[str, str]]:
@@ -225,7 +228,8 @@ def show_days(report: StreamReport, written: tuple[Path, Path]) -> None:
     show_table(columns, [_day_cells(day) for day in report.days])
     sums, contract = report.totals, report.contract
     typer.echo(
-        f"\n{sums.requests} requests, {_percent(_saved(report))} of the teacher's calls not needed."
+        f"\n{sums.requests} requests, {_percent(_saved(sums.teacher_call_rate))}"
+        " of the teacher's calls not needed."
         f" Right: {_percent(sums.system_accuracy)}, the teacher alone"
         f" {_percent(sums.teacher_accuracy)}. Risk taken: {_percent(sums.joint_risk)} of"
         f" {_percent(contract.max_quality_loss)} allowed. Student: {sums.edge_p50_ms:.2f} ms."

@@ -23,7 +23,7 @@ from understudy.cli.nightly import as_examples
 from understudy.cli.output import progress
 from understudy.cli.report import NightLine, StreamReport
 from understudy.cli.rows import Row, read_rows, require_labels
-from understudy.cli.stream import Played, WorldState, play
+from understudy.cli.stream import Played, WorldState, newest_lessons, play
 from understudy.cli.teachers import make_teacher
 from understudy.cloud.log.sqlite import SqliteLog
 from understudy.distill_loop.night import Sources
@@ -280,7 +280,7 @@ def _report(
             seconds=seconds,
         ),
         nights=tuple(played.nights),
-        lessons=tuple(played.lessons),
+        lessons=newest_lessons(played.lessons),
         facts=(
             ("teacher", options.teacher),
             ("recipe", options.recipe),

@@ -156,7 +156,12 @@ def _lessons(
         kept = o.answer.source is Source.STUDENT and not o.answer.degraded
         if kept and o.answer.label == o.teacher and asked.get(o.teacher) == day - 1:
             found.setdefault(o.teacher, Lesson(text=row.text, label=o.teacher, day=day - 1))
-    return list(found.values())[:MOST_LESSONS]
+    return list(found.values())
+
+
+def newest_lessons(lessons: Sequence[Lesson]) -> tuple[Lesson, ...]:
+    """A few lessons for a report, those of the last nights first."""
+    return tuple(sorted(lessons, key=lambda lesson: -lesson.day)[:MOST_LESSONS])
 
 
 def _remember_asked(seen: Sequence[Observation], asked: dict[str, int], day: int) -> None:
