@@ -304,3 +304,20 @@ def test_the_state_file_of_a_dead_gateway_is_not_believed(tmp_path: Path) -> Non
         gateway.stop(signal.SIGKILL)
 
         assert read_state_file(gateway.config) is None
+
+
+def test_a_fleet_that_connects_at_once_is_let_in(tmp_path: Path) -> None:
+    """After a power cut everybody is back in the same second.
+
+    With a new certificate configuration for each handshake gRPC 1.85 aborted the whole process.
+    """
+    with Process(write_config(tmp_path)) as gateway, contextlib.ExitStack() as stack:
+        badges = [make_badge(gateway.config, f"n{i}") for i in range(8)]
+        calls = []
+        for i in range(200):
+            channel = stack.enter_context(badges[i % 8].channel(gateway.running.address))
+            message = inference_pb2.PredictRequest(record=record_to_wire(record(text=TEXTS[0])))
+            stub = inference_pb2_grpc.InferenceServiceStub(channel)
+            calls.append(stub.Predict.future(message, timeout=60, wait_for_ready=True))
+
+        assert all(call.result().label.labels[0] == LABELS[0] for call in calls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -159,7 +160,7 @@ def reloading_credentials(
             [(credential.key, credential.certificate)], root_certificates=client_ca
         )
 
-    def changed() -> grpc.ServerCertificateConfiguration | None:
+    def changed() -> Any:  # noqa: ANN401 - None is allowed, whatever grpc's types say
         # None says "as before". A new configuration for each handshake is not only slow: with some
         # two hundred handshakes at once gRPC 1.85 loses count of its references and aborts.
         nonlocal shown
