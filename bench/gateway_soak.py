@@ -53,7 +53,7 @@ class Redis:
         program = shutil.which("redis-server") or "redis-server"
         words = ["--port", str(self.port), "--dir", str(self.folder), "--save", ""]
         words += ["--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning"]
-        self.process = subprocess.Popen([program, "--bind", "127.0.0.1", *words])  # noqa: S603
+        self.process = subprocess.Popen([program, "--bind", "127.0.0.1", *words])
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
