@@ -171,7 +171,7 @@ class HeadRecipe:
     """How the head is fitted on the vectors of the encoder that ships.
 
     Attributes:
-        l2: Penalty on the weights, for each row.
+        l2: Least penalty on the weights; with few rows 0.01 divided by the rows, if that is more.
         soft: Share of the teacher's distribution in what the head learns; the rest is its label.
         iterations: Upper bound of the solver's steps.
         mix: Share of the nearest-prototype answer, in [0, 1].
