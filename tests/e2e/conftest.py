@@ -21,7 +21,9 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     root = tmp_path_factory.mktemp("loop") / "demo"
     prepare_folder(root)
     source = support_desk() / "utterances.jsonl"
-    rows = [row for row in read_rows(source) if row.label in {*INTENTS, LATE}]
+    every = read_rows(source)
+    rows = [row for row in every if row.label in {*INTENTS, LATE}]
+    foreign = tuple(row for row in every if row.label not in {*INTENTS, LATE})[:60]
     data = split_demo(rows, {LATE: 2}, days=3, rng=3, source=str(source))
     contract = Contract(max_quality_loss=0.2, confidence=0.9)
     with progress("preparing", 3) as bar:
@@ -30,4 +32,4 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     with DemoWorld(places, said, audit_rate=0.5) as world:
         with progress("starting", 3) as bar:
             world.start(bar)
-        yield Loop(world=world, data=data, places=places)
+        yield Loop(world=world, data=data, places=places, foreign=foreign)

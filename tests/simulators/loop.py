@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from understudy.cli.demo_data import DemoData
 from understudy.cli.demo_setup import Places
 from understudy.cli.demo_world import DemoWorld
+from understudy.cli.rows import Row
 
 INTENTS = ("order_status", "refund_request", "reset_password", "slow_wifi", "talk_to_human")
 LATE = "product_recall"
@@ -19,3 +20,4 @@ class Loop:
     world: DemoWorld
     data: DemoData
     places: Places
+    foreign: tuple[Row, ...]

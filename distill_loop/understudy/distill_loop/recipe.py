@@ -140,9 +140,7 @@ class DistilRecipe:
         average: Decay of the weight average that is kept; 0 keeps the last weights.
         threads: Threads of torch; part of the recipe because sums depend on it.
         warm_start: Start from the champion's encoder when it has the same shape.
-        fake_quant_epochs: Last epochs in which weights are rounded as INT8 will round them.
         augment: Further variants of each text, told apart by noise and re-mixing.
-        mixup: Share of each batch whose sentence vectors are mixed.
     """
 
     epochs: int = 4
@@ -157,9 +155,7 @@ class DistilRecipe:
     average: float = 0.0
     threads: int = 2
     warm_start: bool = True
-    fake_quant_epochs: int = 0
     augment: int = 0
-    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch < 2 or self.threads < 1 or self.max_steps < 1:
