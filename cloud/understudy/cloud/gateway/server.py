@@ -92,7 +92,7 @@ class HealthBoard:
     """What `grpc.health.v1` says, by service; the empty name stands for the process."""
 
     def __init__(self) -> None:
-        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined] # its stubs miss aio
+        self.servicer = health.aio.HealthServicer()
 
     async def set(self, service: str, *, serving: bool) -> None:
         """Sets one service."""
