@@ -13,7 +13,7 @@ import msgspec
 
 from understudy.cli.demo_setup import TASK, Places, understudy_command
 from understudy.cli.output import Progress
-from understudy.cli.processes import Child
+from understudy.cli.processes import TERM_GRACE_S, Child
 from understudy.cli.report import NightLine
 from understudy.cli.rows import Row
 from understudy.cli.stream import WorldState
@@ -23,6 +23,7 @@ from understudy.types.records import LoggedRow
 
 NODE = "demo-edge"
 START_S, NIGHT_S, SWAP_S, SETTLE_S = 180.0, 600.0, 60.0, 60.0
+NIGHT_PAUSE_S = 0.1
 
 
 class EdgeProcess:
@@ -31,9 +32,10 @@ class EdgeProcess:
     def __init__(self, child: Child) -> None:
         self._child = child
 
-    def ask(self, text: str) -> Answer:
-        """One `predict`."""
-        return msgspec.convert(self._call({"ask": text})["answer"], Answer)
+    def ask(self, text: str, *, private: bool = False) -> Answer:
+        """One `predict`; a private one never leaves the edge."""
+        command = {"ask": text, "private": private}
+        return msgspec.convert(self._call(command)["answer"], Answer)
 
     def flush(self, seconds: float) -> bool:
         """Waits until the spool is empty; False if it was not in time."""
@@ -65,7 +67,7 @@ class DemoWorld:
         self._edge: EdgeProcess | None = None
         self._cloud: Child | None = None
         self._logged_after = 0
-        self._swap_requests = self._swap_failures = 0
+        self._night_requests = self._night_failures = 0
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +175,8 @@ class DemoWorld:
     def facts(self) -> tuple[tuple[str, str], ...]:
         """What the demo saw of its own machinery."""
         return (
-            ("requests answered while a new student was taken over", str(self._swap_requests)),
-            ("of these, failed", str(self._swap_failures)),
+            ("requests while students were taught, shipped and swapped", str(self._night_requests)),
+            ("of these, without an answer", str(self._night_failures)),
             ("memory of the edge process", f"{self.edge.status()['rss_mb']:.0f} MB"),
         )
 
@@ -188,14 +190,18 @@ class DemoWorld:
     def _await_swap(self, bundle: str) -> None:
         """Keeps asking until the new student answers."""
         give_up = time.monotonic() + SWAP_S
-        texts = list(self._said)
         while self.edge.status()["status"]["bundle"] != bundle:
             if time.monotonic() > give_up:
                 raise TeacherError(f"the client did not take bundle {bundle[:12]} in {SWAP_S:g} s")
-            text = texts[self._swap_requests % len(texts)]
-            self._swap_failures += not self.edge.ask(text).label
-            self._swap_requests += 1
-            time.sleep(0.01)
+            self._ask_by_night()
+
+    def _ask_by_night(self) -> None:
+        """The product goes on at night; what it asks now stays on the edge and teaches nothing."""
+        texts = list(self._said)
+        answer = self.edge.ask(texts[self._night_requests % len(texts)], private=True)
+        self._night_requests += 1
+        self._night_failures += not answer.label
+        time.sleep(NIGHT_PAUSE_S)
 
     def _run_night(self, day: int) -> dict[str, Any]:
         places, output = self._places, self._places.log(f"night-{day}-result")
@@ -206,8 +212,11 @@ class DemoWorld:
             environment=places.environment,
             pipe_output=True,
         ) as child:
-            said = child.output.read()
-            code = child.wait(NIGHT_S)
+            give_up = time.monotonic() + NIGHT_S
+            while child.alive() and time.monotonic() < give_up:
+                self._ask_by_night()
+            said = child.output.read() if not child.alive() else b""
+            code = child.wait(TERM_GRACE_S)
         if code != 0:
             raise ConfigError(f"the night after day {day} failed: {child.last_words()}")
         output.write_bytes(said)

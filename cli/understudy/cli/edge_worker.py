@@ -1,7 +1,8 @@
 """A product with an embedded client, driven by lines of JSON: the demo's edge process.
 
-Input, one object a line: `{"ask": TEXT}`, `{"flush": SECONDS}`, `{"status": true}`. Output, one
-object a line in the same order. The end of the input ends the process.
+Input, one object a line: `{"ask": TEXT, "private": BOOL}`, `{"flush": SECONDS}` or
+`{"status": true}`. Output, one object a line in the same order. The end of the input ends the
+process.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def serve(client: EdgeClient, commands: IO[bytes], answers: IO[bytes]) -> None:
 
 def _answer(client: EdgeClient, command: dict[str, Any]) -> dict[str, Any]:
     match command:
-        case {"ask": str(text)}:
-            answer = client.predict(text)
+        case {"ask": str(text), "private": bool(private)}:
+            answer = client.predict(text, never_escalate=private)
             fields = {**asdict(answer), "scores": dict(answer.scores)}
             return {"answer": plain(fields)}
         case {"flush": float(seconds)}:
