@@ -271,13 +271,18 @@ def check_pinned(evidence: Evidence, _: GateRecipe) -> Check:
 
 
 def check_coverage(evidence: Evidence, recipe: GateRecipe) -> Check:
-    """The contract's certificate is not lost, and no less is kept under it."""
+    """The contract's certificate is not lost, and no less is kept under it.
+
+    A challenger that knows new classes may keep less as far as chance explains it: on a few hundred
+    audited rows half a point is nothing, and the classes would have to be asked for ever.
+    """
     new, old = evidence.new, evidence.old
     kept = keep_rate(new)
     says = f"keeps {kept:.1%} of the audited requests under its certificate"
     if old is None:
         return _passes("coverage", kept, says)
-    limit = keep_rate(old) - recipe.coverage_slack
+    noise = 0.0 if evidence.same_classes else stats.share_noise(kept, new.certificate.rows)
+    limit = keep_rate(old) - recipe.coverage_slack - noise
     outcome = Outcome.PASS if kept >= limit else Outcome.FAIL
     return Check("coverage", outcome, kept, limit, f"{says}; the champion {keep_rate(old):.1%}")
 

@@ -36,6 +36,11 @@ def loss_bound(old: Bools, new: Bools, alpha: float) -> tuple[float, float]:
     return lost, lost + float(norm.ppf(1 - alpha)) * math.sqrt(max(variance, 0.0))
 
 
+def share_noise(share: float, rows: int) -> float:
+    """What a share of so many rows moves by chance: one standard error; 0 without rows."""
+    return math.sqrt(share * (1.0 - share) / rows) if rows else 0.0
+
+
 def upper_bound(count: int, rows: int, alpha: float) -> float:
     """Clopper-Pearson upper bound of a share."""
     if rows == 0 or count >= rows:

@@ -218,3 +218,14 @@ def test_the_area_under_the_curve_counts_pairs() -> None:
     low, high = np.array([0.1, 0.5]), np.array([0.5, 0.9])
 
     assert stats.area_under_curve(low, high) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
+
+
+def test_new_classes_may_cost_coverage_that_chance_explains_and_no_more() -> None:
+    # Half a point on a few hundred rows kept eight new classes waiting for another day.
+    kept = OLD.certificate.keep_rate
+    near = replace(BETTER, certificate=_proof(kept - 0.008))
+    far = replace(BETTER, certificate=_proof(kept - 0.1))
+
+    assert _outcome(_evidence(new=near, same_classes=True), "coverage") is Outcome.FAIL
+    assert _outcome(_evidence(new=near, same_classes=False), "coverage") is Outcome.PASS
+    assert _outcome(_evidence(new=far, same_classes=False), "coverage") is Outcome.FAIL
