@@ -23,8 +23,8 @@ student: {keep_layers: [0, 1, 2, 3, 4, 5]}
 distil: {epochs: 0}
 split: {train: 0.8, calibration: 0.1, gate: 0.1, unbiased_train: 0.4, unbiased_calibration: 0.2}
 data: {max_drop: 0.0, max_class_growth: 1000.0}
-gate: {margin: 1.0, require_gain: false, max_negative_flips: 1.0, coverage_slack: 1.0, max_ece: 1.0,
-  slice_loss: 1.0, latency_ratio: 1000.0}
+gate: {min_rows: 1, margin: 1.0, require_gain: false, max_negative_flips: 1.0,
+  coverage_slack: 1.0, max_ece: 1.0, slice_loss: 1.0, latency_ratio: 1000.0}
 """
 
 
