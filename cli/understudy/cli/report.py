@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 
 from understudy.cli.days import DayReport, Totals
 from understudy.cli.output import show_table
+from understudy.edge.files import write_atomic
 from understudy.types.contract import Contract
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ def write_report(report: StreamReport, folder: Path) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     as_json = folder / "report.json"
     as_html = folder / "report.html"
-    _replace(as_json, (json.dumps(report_fields(report), indent=2) + "\n").encode())
-    _replace(as_html, render_page(report).encode())
+    as_fields = json.dumps(report_fields(report), indent=2) + "\n"
+    write_atomic(as_json, as_fields.encode(), mode=0o644)
+    write_atomic(as_html, render_page(report).encode(), mode=0o644)
     return as_json, as_html
 
 
@@ -201,16 +202,6 @@ def _label(axes: Axes, days: Sequence[int], unit: str, top: float | None = None)
     if axes.get_legend_handles_labels()[0]:
         # Outside the axes: no line or bar is ever hidden behind it.
         axes.figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Nothing half-written: the file is whole or the old one stays."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def show_days(report: StreamReport, written: tuple[Path, Path]) -> None:
