@@ -98,17 +98,26 @@ class ContractConfig:
     Attributes:
         on_uncertified: What to do while nothing is certified; the bundle's word when left out.
         precedence: Who wins when contract and budget disagree; the bundle's word when left out.
-        max_teacher_share: Largest share of requests that may be escalated, in (0, 1]; 1 is no
+        max_teacher_share: Largest share of requests that may call the teacher, in (0, 1]; 1 is no
             limit.
+        early_lead: How much more of that share is spent at first, in [0, 1): an answer asked for
+            early teaches the student all that follows. 0.9 asks nearly twice as often at first.
+        early_requests: Over how many requests the lead is paid back; later ones spend evenly.
     """
 
     on_uncertified: OnUncertified | None = None
     precedence: Precedence | None = None
     max_teacher_share: float = 1.0
+    early_lead: float = 0.0
+    early_requests: int = 0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.max_teacher_share <= 1.0:
             raise InvalidValueError("contract.max_teacher_share must lie above 0 and up to 1")
+        if not 0.0 <= self.early_lead < 1.0 or self.early_requests < 0:
+            raise InvalidValueError(
+                "contract.early_lead must lie from 0 to below 1, early_requests not below 0"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

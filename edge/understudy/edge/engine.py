@@ -259,6 +259,7 @@ class Engine:
             slice_name=request.slice_name,
             budget_threshold=self.purse.threshold,
         )
+        self.purse.see(worth.confidence if worth.valid and not worth.foreign else 0.0)
         return Ask(request_id, text, 0.0, 0.0, request, loaded, decision, worth.confidence, top)
 
     def _is_private(self, ask: Ask) -> bool:

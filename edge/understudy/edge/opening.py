@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.edge.bundle import Bundle, read_bundle
 from understudy.edge.cache import TeacherCache
 from understudy.edge.circuit import Circuit
-from understudy.edge.config import EdgeConfig, load_config
+from understudy.edge.config import ContractConfig, EdgeConfig, load_config
 from understudy.edge.credentials import read_credentials
 from understudy.edge.engine import Engine
 from understudy.edge.events import Events
@@ -28,6 +28,7 @@ from understudy.edge.tls import is_loopback
 from understudy.edge.updater_probation import ProbationCounters
 from understudy.edge.updater_state import StateFolder, boot
 from understudy.edge.uploader import Uploader
+from understudy.router.budget import Spending
 from understudy.types.errors import BundleError, ConfigError
 from understudy.types.records import EscalationRecord
 from understudy.types.release import Directive, NodeStatus
@@ -71,7 +72,7 @@ def open_runtime(
         circuit=circuit,
         cache=TeacherCache(config.cache.entries, config.cache.ttl_s),
         outbox=Outbox(config.privacy, key, before_send),
-        purse=Purse(config.contract.max_teacher_share),
+        purse=Purse(_spending(config.contract)),
         events=Events(telemetry),
         spool=uploader.put if config.spool.enabled else _drop,
         background=uploader.ask,
@@ -81,6 +82,10 @@ def open_runtime(
     maker = _node_maker(link) if link.configured else None
     runtime = Runtime(loaded, engine, uploader, link, make_node=maker, audit_key=key)
     return runtime
+
+
+def _spending(contract: ContractConfig) -> Spending:
+    return Spending(contract.max_teacher_share, contract.early_lead, contract.early_requests)
 
 
 def _drop(record: EscalationRecord) -> None:

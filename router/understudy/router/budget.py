@@ -11,13 +11,19 @@ under `-gain` by escalations, and after T requests, whatever they were,
     escalations <= budget * T + (first threshold + gain) / gain
 
 The clip at the top keeps a quiet day from saving up for a burst.
+
+What is compared with the threshold may be the confidence itself, or its rank among recent ones
+(`rank_threshold`). The bound is the same; with ranks a threshold of 0.2 means the fifth of the
+traffic that is least sure, whatever scale a student's confidence has.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from understudy.types.decision import NEVER_KEEP
 from understudy.types.errors import InvalidValueError
 
 GAIN = 0.02
@@ -114,3 +120,46 @@ def early_budget(budget: float, progress: float, lead: float = 0.5) -> float:
     if not (0.0 <= progress <= 1.0 and 0.0 <= lead < 1.0):
         raise InvalidValueError("progress must lie in [0, 1] and lead in [0, 1)")
     return min(1.0, budget * (1.0 + lead * (1.0 - 2.0 * progress)))
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """How a budget is spread over requests: evenly, or more at first.
+
+    Attributes:
+        budget: Largest share of requests that may call the teacher, in (0, 1].
+        lead: How much more at first, in [0, 1); 0 spends evenly.
+        requests: Over how many requests the lead is paid back; later ones spend evenly.
+    """
+
+    budget: float
+    lead: float = 0.0
+    requests: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.lead < 1.0 or self.requests < 0:
+            raise InvalidValueError("lead must lie in [0, 1) and requests must not be negative")
+
+    def at(self, number: int) -> float:
+        """The budget at one request, counted from 0; its sum over T requests is at most
+        `budget * T` for every T from `requests` on.
+        """
+        if number >= self.requests:
+            return self.budget
+        return early_budget(self.budget, (number + 0.5) / self.requests, self.lead)
+
+
+def rank_threshold(recent: Sequence[float], share: float) -> float:
+    """The confidence below which `share` of the recent requests lie: where ranks meet scores.
+
+    Args:
+        recent: Confidences of recent requests, rising.
+        share: A governor's threshold; 0 and less keeps everything, above 1 nothing.
+
+    Returns:
+        A confidence is at or above it exactly when at least that share of `recent` is smaller.
+    """
+    below = math.ceil(share * len(recent))
+    if share > 1.0 or (not recent and share > 0.0):
+        return NEVER_KEEP
+    return math.nextafter(recent[below - 1], math.inf) if below > 0 else min(share, 0.0)

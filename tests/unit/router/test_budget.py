@@ -6,7 +6,15 @@ import math
 
 import pytest
 
-from understudy.router.budget import AuditRates, Governor, affordable_audit_rate, early_budget
+from understudy.router.budget import (
+    AuditRates,
+    Governor,
+    Spending,
+    affordable_audit_rate,
+    early_budget,
+    rank_threshold,
+)
+from understudy.types.decision import NEVER_KEEP
 from understudy.types.errors import InvalidValueError
 
 
@@ -77,6 +85,45 @@ def test_a_stream_with_a_known_end_spends_early() -> None:
         early_budget(0.2, 1.1)
     with pytest.raises(InvalidValueError):
         early_budget(0.2, 0.5, lead=1.0)
+
+
+def test_an_early_lead_is_paid_back_by_its_last_request_and_forgotten_after_it() -> None:
+    spending = Spending(0.2, lead=0.9, requests=50)
+    shares = [spending.at(number) for number in range(200)]
+
+    assert shares[0] > 0.37
+    assert shares[49] < 0.03
+    assert sum(shares[:50]) == pytest.approx(0.2 * 50)
+    assert set(shares[50:]) == {0.2}
+    with pytest.raises(InvalidValueError):
+        Spending(0.2, lead=1.0, requests=10)
+    with pytest.raises(InvalidValueError):
+        Spending(0.2, lead=0.5, requests=-1)
+
+
+@pytest.mark.parametrize(
+    ("share", "kept"),
+    [
+        pytest.param(-0.02, [0.1, 0.2, 0.2, 0.7], id="overdrawn-keeps-all"),
+        pytest.param(0.0, [0.1, 0.2, 0.2, 0.7], id="nothing-to-spend-keeps-all"),
+        pytest.param(0.01, [0.2, 0.2, 0.7], id="a-little-asks-about-the-least-sure"),
+        pytest.param(0.5, [0.7], id="ties-ask-together"),
+        pytest.param(1.0, [], id="all-of-it"),
+        pytest.param(1.02, [], id="more-than-all"),
+    ],
+)
+def test_a_rank_is_the_share_of_recent_requests_that_were_less_sure(
+    share: float, kept: list[float]
+) -> None:
+    recent = [0.1, 0.2, 0.2, 0.7]
+    threshold = rank_threshold(recent, share)
+
+    assert kept == [c for c in recent if c >= threshold]
+
+
+def test_the_first_request_of_all_has_no_rank_and_asks_if_anything_may_be_spent() -> None:
+    assert rank_threshold([], 0.1) == NEVER_KEEP
+    assert rank_threshold([], 0.0) == 0.0
 
 
 def test_audits_never_stop() -> None:

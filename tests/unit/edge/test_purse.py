@@ -1,0 +1,84 @@
+"""The purse: a budget that holds on any traffic and is spent on the least sure."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Iterable
+
+import pytest
+
+from understudy.edge.purse import RECENT, Purse
+from understudy.router.budget import Spending
+from understudy.types.decision import NEVER_KEEP
+
+
+def play(purse: Purse, confidences: Iterable[float]) -> list[bool]:
+    """Whether each request asked."""
+    asked = []
+    for confidence in confidences:
+        asked.append(confidence < purse.threshold)
+        purse.see(confidence)
+        purse.spend(spent=asked[-1])
+    return asked
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6], ids=["spread-out", "all-near-zero"])
+def test_the_least_sure_are_asked_about_whatever_the_scale_of_their_confidence(
+    scale: float,
+) -> None:
+    draw = random.Random(3)  # noqa: S311 - chance, not secrets
+    confidences = [scale * draw.random() for _ in range(4000)]
+    asked = play(Purse(Spending(0.2)), confidences)
+
+    mean = [
+        sum(c for c, a in zip(confidences, asked, strict=True) if a is said)
+        / max(1, sum(a is said for a in asked))
+        for said in (True, False)
+    ]
+    assert sum(asked) == pytest.approx(800, abs=20)
+    assert mean[0] < 0.35 * mean[1]
+
+
+@pytest.mark.parametrize(
+    "confidences",
+    [
+        pytest.param([0.0] * 900, id="never-sure"),
+        pytest.param([1 - i / 900 for i in range(900)], id="ever-less-sure"),
+        pytest.param([1.0] * 600 + [0.0] * 300, id="a-burst-after-a-calm"),
+    ],
+)
+def test_no_traffic_spends_more_than_the_budget(confidences: list[float]) -> None:
+    asked = play(Purse(Spending(0.1)), confidences)
+
+    assert sum(asked) <= 0.1 * len(confidences) + 1 + 1 / 0.02
+    assert sum(play(Purse(Spending(0.1)), [0.5] * 900)) <= 91
+
+
+def test_an_early_lead_asks_early_and_no_more_in_all() -> None:
+    draw = random.Random(5)  # noqa: S311 - chance, not secrets
+    asked = play(Purse(Spending(0.2, 0.9, 1000)), [draw.random() for _ in range(1000)])
+
+    assert sum(asked[:500]) > 2 * sum(asked[500:])
+    assert sum(asked) <= 201
+
+
+def test_without_a_limit_nothing_is_kept_for_the_budget_s_sake() -> None:
+    purse = Purse(Spending(1.0))
+    asked = play(purse, [1.0] * 10)
+
+    assert all(asked)
+    assert purse.threshold == NEVER_KEEP
+
+
+def test_what_is_remembered_does_not_grow_with_the_traffic() -> None:
+    purse = Purse(Spending(0.5))
+    play(purse, [i / 1e6 for i in range(2 * RECENT)])
+    tracemalloc.start()
+    try:
+        play(purse, (i / 1e6 for i in range(20 * RECENT)))
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held < 100 * RECENT
