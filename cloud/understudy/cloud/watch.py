@@ -21,6 +21,7 @@ from understudy.cloud.log import EscalationLog
 from understudy.cloud.state import SharedState
 from understudy.router.evidence import RowUse
 from understudy.router.monitor import Advice, LiveMonitor, Watch
+from understudy.router.noise import Sayings
 from understudy.types.bundle import CERTIFICATE, decode_manifest
 from understudy.types.contract import Certificate, Contract
 from understudy.types.errors import BundleError, DataError
@@ -111,6 +112,25 @@ class _Progress:
     waiting: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Event id and node by sequence, of rows without label."""
     monitors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    said: Sayings = field(default_factory=Sayings)
+    """Of the teacher, whichever bundle asked."""
+
+    @classmethod
+    def from_json(cls, saved: bytes) -> _Progress:
+        """Reads what `to_json` wrote."""
+        plain = json.loads(saved)
+        return cls(plain["cursor"], plain["waiting"], plain["monitors"], Sayings(plain.get("said")))
+
+    def to_json(self) -> bytes:
+        """One value, so that a crash never leaves half of a step."""
+        return json.dumps(
+            {
+                "cursor": self.cursor,
+                "waiting": self.waiting,
+                "monitors": self.monitors,
+                "said": self.said.to_dict(),
+            }
+        ).encode()
 
 
 class ContractWatch:
@@ -154,7 +174,8 @@ class ContractWatch:
         account = self._account(row)
         if account is None:
             return RowUse.OTHER_BUNDLE
-        use = account.monitor.observe(row, given_up=given_up)
+        earlier = progress.said.recall(row)
+        use = account.monitor.observe(row, earlier=earlier, given_up=given_up)
         if use is RowUse.WAITING and len(progress.waiting) < _MAX_WAITING:
             progress.waiting[str(row.sequence)] = (row.record.event_id, row.record.node)
         return use
@@ -210,17 +231,12 @@ class ContractWatch:
     def _load(self) -> _Progress:
         if self._progress is None:
             saved = self._state.get(_STATE)
-            self._progress = _Progress(**json.loads(saved)) if saved else _Progress()
+            self._progress = _Progress.from_json(saved) if saved else _Progress()
         return self._progress
 
     def _save(self, progress: _Progress) -> None:
         progress.monitors = {b: a.monitor.to_dict() for b, a in self._accounts.items()}
-        plain = {
-            "cursor": progress.cursor,
-            "waiting": progress.waiting,
-            "monitors": progress.monitors,
-        }
-        self._state.put(_STATE, json.dumps(plain).encode())
+        self._state.put(_STATE, progress.to_json())
         for bundle, account in self._accounts.items():
             standing = msgspec.json.encode(_standing(bundle, account))
             self._state.put(f"{_ADVICE}{bundle}", standing)

@@ -1,19 +1,24 @@
 """Teacher noise: rows on which the teacher cannot be trusted.
 
 A teacher that puts little of its mass on any label did not follow the format; one that gives the
-same input another label contradicts itself. Neither counts as an error of the student, and both are
-reported apart. Setting rows aside changes the population the contract speaks of, so the number is
-part of the certificate: where it is large, mend the teacher.
+same input another label, under the same prompt, contradicts itself. Neither counts as an error of
+the student, and both are reported apart. Setting rows aside changes the population the contract
+speaks of, so the number is part of the certificate: where it is large, mend the teacher.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from understudy.types.errors import InvalidValueError
 from understudy.types.records import LoggedRow, TeacherLabel
+
+REMEMBERED = 4096
+"""Inputs whose labels are kept against contradictions; for older ones the night looks again."""
 
 
 class Trust(StrEnum):
@@ -88,7 +93,7 @@ def judge_log(rows: Iterable[LoggedRow], rule: NoiseRule | None = None) -> Noise
     said: dict[str, set[str]] = {}
     for row in found:
         if row.teacher is not None:
-            said.setdefault(row.record.text, set()).add(row.teacher.label)
+            said.setdefault(question(row, row.teacher), set()).add(row.teacher.label)
     trust = tuple(_judge_row(row, rule or NoiseRule(), said) for row in found)
     return NoiseReport(
         trust,
@@ -101,5 +106,48 @@ def judge_log(rows: Iterable[LoggedRow], rule: NoiseRule | None = None) -> Noise
 def _judge_row(row: LoggedRow, rule: NoiseRule, said: dict[str, set[str]]) -> Trust:
     if row.teacher is None:
         return Trust.RELIABLE
-    others = said[row.record.text] - {row.teacher.label}
+    others = said[question(row, row.teacher)] - {row.teacher.label}
     return judge(row.teacher, rule, earlier=min(others, default=""))
+
+
+def question(row: LoggedRow, asked: TeacherLabel) -> str:
+    """Names what the teacher was asked: the input, by this teacher, under this prompt.
+
+    A digest, because inputs are long and personal. Another model may well say something else.
+    """
+    parts = (row.record.task, asked.teacher, asked.prompt_hash, row.record.text)
+    packed = b"".join(len(p.encode()).to_bytes(4, "big") + p.encode() for p in parts)
+    return hashlib.blake2b(packed, digest_size=8).hexdigest()
+
+
+class Sayings:
+    """What the teacher said of the inputs it heard lately; bounded, one writer.
+
+    Beside the batch rule of `judge_log`: a log that is read once, row by row. The first of two
+    contradicting rows was counted before the second came; every later one is set aside.
+    """
+
+    def __init__(self, said: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Goes on from what `to_dict` gave; begins anew without."""
+        self._said: OrderedDict[str, tuple[str, ...]] = OrderedDict(
+            (key, tuple(labels[:2])) for key, labels in (said or {}).items()
+        )
+
+    def recall(self, row: LoggedRow) -> str:
+        """What was said of the row's input before, the other label if there were two.
+
+        Remembers the row's own label; empty when there is none or the input is new.
+        """
+        if row.teacher is None:
+            return ""
+        key, label = question(row, row.teacher), row.teacher.label
+        before = self._said.pop(key, ())
+        # Two different labels are proof enough of a contradiction, whatever comes third.
+        self._said[key] = before if label in before else (*before, label)[:2]
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
+        return next((other for other in before if other != label), before[0] if before else "")
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Plain data for JSON, oldest first."""
+        return {key: list(labels) for key, labels in self._said.items()}

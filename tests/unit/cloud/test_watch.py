@@ -97,13 +97,15 @@ class Watched:
         found = self.standing()
         return 0 if found is None else found.rows
 
-    def add(self, count: int, *, right: bool = True, labelled: bool = True) -> None:
+    def add(
+        self, count: int, *, right: bool = True, labelled: bool = True, **changes: object
+    ) -> None:
         """Audited rows of the bundle on which student and teacher agree, or do not."""
         teacher = label(LABELS[0] if right else LABELS[2]) if labelled else None
         audit = {
             "node": "n1", "bundle": self.bundle, "kind": RecordKind.AUDIT, "coin": True,
             "confidence": 0.95, "threshold": 0.8, "audit_rate": 0.1, "propensity": 0.1,
-        }  # fmt: skip
+        } | changes  # fmt: skip
         self.log.append([NewRow(record(**audit), teacher) for _ in range(count)])
 
 
@@ -191,6 +193,21 @@ def test_a_label_that_never_comes_counts_as_an_error(watched: Watched) -> None:
     standing = watched.standing()
     assert standing is not None
     assert (400, "revoked") == (standing.rows, standing.standing)
+
+
+def test_a_teacher_that_contradicts_itself_is_found_while_it_happens(watched: Watched) -> None:
+    """Its change of mind is no error of the student, whichever process holds the lease."""
+    watched.add(1, text="again")
+    watched.watch().step()
+    watched.add(400, right=False, text="again")
+
+    watched.watch().step()
+
+    standing = watched.standing()
+    assert standing is not None
+    assert (1, "night") == (standing.rows, standing.standing)
+    saved = json.loads(watched.state.get("watch/state") or b"{}")
+    assert 400 == saved["monitors"][watched.bundle]["counts"]["contradiction"]
 
 
 def test_a_forgotten_row_is_no_longer_waited_for(watched: Watched) -> None:

@@ -6,8 +6,10 @@ import math
 
 import pytest
 
-from understudy.router.noise import NoiseRule, Trust, judge, judge_log
+from understudy.router import noise
+from understudy.router.noise import NoiseRule, Sayings, Trust, judge, judge_log
 from understudy.types.errors import InvalidValueError
+from understudy.types.records import TeacherLabel
 from unit.router.rows import label, row
 
 
@@ -42,6 +44,37 @@ def test_every_row_of_a_contradiction_is_set_aside() -> None:
 
     assert (False, False, False, True, True) == found.reliable
     assert (1, 0, 2) == (found.low_mass, found.unsure, found.contradictions)
+
+
+def test_another_teacher_may_say_something_else() -> None:
+    # A better model is no contradiction of the one before it, nor is a new prompt.
+    said = [("old", "p", "a"), ("new", "p", "b"), ("new", "q", "c")]
+    rows = [
+        row(str(n), text="same", teacher=TeacherLabel(who, prompt, (what,), (0.0,)))
+        for n, (who, prompt, what) in enumerate(said)
+    ]
+
+    assert 0 == judge_log(rows).contradictions
+
+
+def test_row_by_row_a_contradiction_is_remembered_from_its_second_label_on() -> None:
+    sayings = Sayings()
+    heard = [sayings.recall(row(str(n), text="same", agree=n != 1)) for n in range(4)]
+    gone_on = Sayings(sayings.to_dict()).recall(row("5", text="same", agree=True))
+
+    assert ["", "student", "teacher", "teacher"] == heard
+    assert "teacher" == gone_on
+    assert "" == sayings.recall(row("6", agree=None))
+
+
+def test_the_memory_for_contradictions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "REMEMBERED", 10)
+    sayings = Sayings()
+    for n in range(50):
+        sayings.recall(row(str(n)))
+
+    assert 10 == len(sayings.to_dict())
+    assert ("student", "") == (sayings.recall(row("49")), sayings.recall(row("1")))
 
 
 @pytest.mark.parametrize("name", ["min_label_mass", "min_probability"])
