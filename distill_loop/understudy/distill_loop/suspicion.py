@@ -19,6 +19,11 @@ from understudy.edge.student import Student
 SURE = 0.9
 """Confidence from which the champion's word counts against the teacher's."""
 MIN_SURE = 30
+UNMEASURED = 0.2
+"""Contradiction beyond its own claim forgiven to a champion that was never seen on held-out rows.
+
+A first student knows a few rows an intent, and what it claims of itself comes from those.
+"""
 MIN_FLOOD = 30
 MIN_PHRASE = 5
 MAX_PHRASES = 30
@@ -33,6 +38,7 @@ def data_alarms(
     agree: NDArray[np.float64],
     known: NDArray[np.bool_],
     growth: float,
+    usual: float | None = None,
 ) -> tuple[str, ...]:
     """One sentence for each thing that looks wrong with the rows that came since the last night.
 
@@ -43,12 +49,21 @@ def data_alarms(
         agree: 1 where champion and teacher agree, (N,).
         known: True where the teacher's label is a class of the champion, (N,).
         growth: How many times its usual share a class may take.
+        usual: `contradicted` on earlier rows that the champion did not learn from.
     """
     found = [*_flood(new, old, growth)]
     sure = (confidence >= SURE) & known
     if int(sure.sum()) >= MIN_SURE:
-        found += _quarrel(confidence[sure], agree[sure])
+        found += _quarrel(confidence[sure], agree[sure], usual)
     return tuple(found)
+
+
+def contradicted(
+    confidence: NDArray[np.float64], agree: NDArray[np.float64], known: NDArray[np.bool_]
+) -> float | None:
+    """Share of what a student is sure of that the teacher contradicts; None of too few rows."""
+    sure = (confidence >= SURE) & known
+    return float(1.0 - agree[sure].mean()) if int(sure.sum()) >= MIN_SURE else None
 
 
 def _flood(new: Sequence[str], old: Sequence[str], growth: float) -> Iterator[str]:
@@ -66,12 +81,16 @@ def _flood(new: Sequence[str], old: Sequence[str], growth: float) -> Iterator[st
             yield f"'{name}' floods the new rows: {share:.0%}, usually {usual:.1%}"
 
 
-def _quarrel(confidence: NDArray[np.float64], agree: NDArray[np.float64]) -> Iterator[str]:
-    """Far more disagreement than the champion's own confidence leaves room for."""
-    expected = float((1.0 - confidence).mean())
-    spread = float(np.sqrt((confidence * (1.0 - confidence)).sum())) / len(confidence)
+def _quarrel(
+    confidence: NDArray[np.float64], agree: NDArray[np.float64], usual: float | None
+) -> Iterator[str]:
+    """Far more disagreement than was seen before, or than the champion's claim leaves room for."""
+    claimed = float((1.0 - confidence).mean())
+    expected = max(claimed, usual or 0.0)
+    spread = float(np.sqrt(expected * (1.0 - expected) / len(confidence)))
     share = float(1.0 - agree.mean())
-    limit = 2.0 * expected + 0.05 + float(norm.ppf(0.9999)) * spread
+    slack = 0.05 if usual is not None else UNMEASURED
+    limit = 2.0 * expected + slack + float(norm.ppf(0.9999)) * spread
     if share > limit:
         yield (
             f"the teacher contradicts {share:.0%} of what the champion is sure of, "

@@ -46,7 +46,8 @@ from understudy.distill_loop.rows import Example, Origin, from_log
 from understudy.distill_loop.run import run_night
 from understudy.distill_loop.select import STRATEGIES, choose
 from understudy.distill_loop.student import encode, whole_base
-from understudy.distill_loop.suspicion import data_alarms, suspicious_phrases
+from understudy.distill_loop.suspicion import contradicted, data_alarms, suspicious_phrases
+from understudy.distill_loop.teacher import KeptTeacher
 from understudy.distill_loop.triggers import Due, LoopState, what_is_due
 from understudy.distill_loop.workspace import Workspace
 from understudy.edge.bundle import read_bundle
@@ -82,11 +83,58 @@ def test_the_teacher_is_asked_for_audits_first_and_never_beyond_the_budget(tmp_p
     oracle = Oracle()
     recipe = tiny_recipe(data=replace(tiny_recipe().data, teacher_budget=60))
     sources = Sources(log=blind, seed=seed_rows(), champion=champion, now_unix_s=NOW + 2 * 86_400)
-    night = Night(recipe, workspace, sources, oracle)
+    night = Night(recipe, workspace, sources, name="n1", teacher=oracle)
     rows = label(night, collect(night))
 
     assert len(oracle.asked) == night.teacher_calls == 60
     assert all(row.teacher is not None for row in rows if row.unbiased)
+
+
+def test_an_answer_is_paid_for_once_whatever_happens_to_the_night(tmp_path: Path) -> None:
+    # The night was killed after the second batch, in the middle of a line of its file.
+    class Mortal(Oracle):
+        def label(self, texts: Sequence[str], labels: tuple[str, ...]) -> list[TeacherLabel | None]:
+            if len(self.asked) >= 20:
+                raise KeyboardInterrupt
+            return super().label(texts, labels)
+
+    texts = [text for text, _ in utterances(30, 9)]
+    path, mortal, again = tmp_path / "answers.jsonl", Mortal(), Oracle()
+    with pytest.raises(KeyboardInterrupt):
+        KeptTeacher(mortal, path, "n1", batch=10).label(texts, INTENTS)
+    with path.open("ab") as file:
+        file.write(b'{"key": "torn')
+    second = KeptTeacher(again, path, "n1", batch=10)
+    answers = second.label(texts, INTENTS)
+
+    assert sorted(mortal.asked + again.asked) == sorted(set(texts))
+    assert second.calls == len(set(texts))
+    assert answers == Oracle().label(texts, INTENTS)
+    third = KeptTeacher(again, path, "n2")
+    assert (third.label(texts, INTENTS), third.calls) == (answers, 0)
+
+
+def test_silence_is_asked_again_and_other_labels_are_another_question(tmp_path: Path) -> None:
+    oracle = Oracle()
+    kept = KeptTeacher(oracle, tmp_path / "answers.jsonl", "n1")
+    assert kept.label(["no such text"], INTENTS) == [None]
+    assert kept.label(["no such text"], INTENTS) == [None]
+    text = utterances(1, 9)[0][0]
+    kept.label([text], INTENTS)
+    kept.label([text], INTENTS[:2])
+
+    assert oracle.asked == ["no such text", "no such text", text, text]
+    assert kept.calls == 2
+
+
+def test_what_was_written_once_is_read_again(tmp_path: Path) -> None:
+    first = KeptTeacher(Oracle(), tmp_path / "answers.jsonl", "n1")
+    written = first.write(["one", "two"])
+    mute = Oracle()
+    mute.write = lambda _: []  # type: ignore[method-assign] # a teacher that cannot write
+    again = KeptTeacher(mute, tmp_path / "answers.jsonl", "n1")
+
+    assert again.write(["two", "one", "three"]) == [written[1], written[0], ""]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -123,13 +171,12 @@ def test_generated_examples_carry_the_label_of_the_second_look() -> None:
     # The writer was asked for one class and wrote of all; the labels must be what the texts are.
     rows = [Example(id=f"s{i}", text=t, label=y) for i, (t, y) in enumerate(utterances(16, 1))]
     recipe = tiny_recipe(data=replace(tiny_recipe().data, generate=20, thin_class=5))
-    made, calls = generate(Oracle(), rows, INTENTS, recipe)
+    made = generate(Oracle(), rows, INTENTS, recipe)
     truth = dict(utterances(4000, 9))
 
     assert 0 < len(made) <= 20
     assert all(row.target == truth[row.text] for row in made)
     assert all(row.origin is Origin.SYNTHETIC for row in made)
-    assert calls >= len(made)
 
 
 def test_rows_that_judge_are_never_made_up(tmp_path: Path) -> None:
@@ -138,7 +185,7 @@ def test_rows_that_judge_are_never_made_up(tmp_path: Path) -> None:
     sources = Sources(
         log=traffic(100, 5), seed=seed_rows(), champion=champion, now_unix_s=NOW + 2 * 86_400
     )
-    night = Night(recipe, workspace, sources, Oracle())
+    night = Night(recipe, workspace, sources, teacher=Oracle())
     folds = deal(night, collect(night))
     richer = enrich(night, folds)
 
@@ -196,6 +243,7 @@ def _alarms(**changes: object) -> tuple[str, ...]:
         "agree": (np.arange(200) % 20 > 0).astype(float),
         "known": np.ones(200, np.bool_),
         "growth": 5.0,
+        "usual": 0.05,
     }
     return data_alarms(**{**plain, **changes})  # type: ignore[arg-type] # tests name arguments
 
@@ -217,6 +265,25 @@ def test_a_flood_and_a_quarrelling_teacher_are_named() -> None:
 
     assert "'a' floods" in flood[0]
     assert "contradicts" in lies[0]
+
+
+def test_a_champion_that_nobody_measured_yet_may_be_wrong_of_itself_but_not_by_a_third() -> None:
+    # A first student claims 0.95 of itself from a few rows an intent; the teacher knows better.
+    humbled = (np.arange(200) % 4 > 0).astype(float)
+    lies = (np.arange(200) % 5 > 1).astype(float)
+
+    assert _alarms(agree=humbled, usual=None) == ()
+    assert "contradicts 25%" in _alarms(agree=humbled)[0]
+    assert "contradicts 40%" in _alarms(agree=lies, usual=None)[0]
+
+
+def test_what_was_contradicted_before_is_expected_again() -> None:
+    share = (np.arange(200) % 6 > 0).astype(float)
+    sure, known = np.full(200, 0.95), np.ones(200, np.bool_)
+
+    assert contradicted(sure, share, known) == pytest.approx(34 / 200)
+    assert contradicted(sure[:20], share[:20], known[:20]) is None
+    assert _alarms(agree=share, usual=contradicted(sure, share, known)) == ()
 
 
 def test_phrases_are_suspicious_only_when_few_send_them_with_one_label() -> None:
