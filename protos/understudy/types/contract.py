@@ -10,6 +10,9 @@ from enum import StrEnum
 from understudy.types.decision import NEVER_KEEP
 from understudy.types.errors import InvalidValueError
 
+MOST_SLICES = 32
+"""Slices of one certificate; each narrows what all of them may spend of the doubt."""
+
 
 class RiskKind(StrEnum):
     """Which risk the contract bounds."""

@@ -22,7 +22,7 @@ from understudy.types.errors import (
     UnderstudyError,
 )
 from understudy.types.records import EscalationRecord, LabelScore, TeacherLabel
-from understudy.types.release import Directive, NodeStatus, UpdateState
+from understudy.types.release import Directive, NodeStatus, SliceOrder, UpdateState
 from understudy.wire.v1 import fleet_pb2, records_pb2
 
 STATUS_ERRORS: dict[str, type[UnderstudyError]] = {
@@ -86,6 +86,7 @@ def record_to_wire(record: EscalationRecord) -> records_pb2.EscalationRecord:
         propensity=record.propensity,
         created_unix_s=record.created_unix_s,
         subject=record.subject,
+        slice_name=record.slice_name,
     )
 
 
@@ -110,6 +111,7 @@ def record_from_wire(message: records_pb2.EscalationRecord, *, node: str = "") -
         created_unix_s=message.created_unix_s,
         node=node,
         subject=message.subject,
+        slice_name=message.slice_name,
     )
 
 
@@ -157,13 +159,20 @@ def status_from_wire(message: fleet_pb2.NodeStatus) -> NodeStatus:
 
 
 def directive_to_wire(directive: Directive) -> fleet_pb2.Directive:
-    """Field by field."""
-    return fleet_pb2.Directive(**_plain(directive))
+    """Field by field, slice by slice."""
+    plain = _plain(directive)
+    plain["revoked_slices"] = [
+        fleet_pb2.SliceOrder(name=s.name, threshold_floor=s.threshold_floor)
+        for s in directive.revoked_slices
+    ]
+    return fleet_pb2.Directive(**plain)
 
 
 def directive_from_wire(message: fleet_pb2.Directive) -> Directive:
     """Reads what a node should do."""
-    return Directive(**{f.name: getattr(message, f.name) for f in fields(Directive)})
+    plain = {f.name: getattr(message, f.name) for f in fields(Directive)}
+    orders = (SliceOrder(s.name, s.threshold_floor) for s in message.revoked_slices)
+    return Directive(**plain | {"revoked_slices": tuple(orders)})
 
 
 def _plain(value: NodeStatus | Directive) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class EscalationRecord:
         created_unix_s: Edge clock at the request, seconds since 1970.
         node: Identity of the node. Set by the gateway from the certificate, never by the edge.
         subject: Opaque tag of the person or thing the input is about, for `forget`.
+        slice_name: Slice of the traffic the product put the request in; empty for none.
     """
 
     event_id: str
@@ -57,6 +58,7 @@ class EscalationRecord:
     created_unix_s: float
     node: str = ""
     subject: str = ""
+    slice_name: str = ""
 
     def __post_init__(self) -> None:
         if not self.event_id:

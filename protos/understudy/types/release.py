@@ -64,6 +64,19 @@ class NodeStatus:
     shadow_losses: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SliceOrder:
+    """What the cloud orders for a slice whose certificate it withdrew.
+
+    Attributes:
+        name: The slice; its answers must say `certified=False`.
+        threshold_floor: Its threshold is raised to at least this; infinite: keep nothing of it.
+    """
+
+    name: str
+    threshold_floor: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directive:
     """What the cloud answers to a check-in.
@@ -78,6 +91,7 @@ class Directive:
         next_check_in_s: Seconds until the next check-in.
         shadow_rate: Share of requests, in [0, 1], on which the champion runs in the shadow of a
             student on probation.
+        revoked_slices: Slices whose certificate is withdrawn although the whole's stands.
     """
 
     bundle: str = ""
@@ -87,3 +101,4 @@ class Directive:
     audit_rate: float = -1.0
     next_check_in_s: float = 900.0
     shadow_rate: float = 0.0
+    revoked_slices: tuple[SliceOrder, ...] = ()

@@ -61,6 +61,7 @@ class Policy:
         slices: Threshold by slice name, for slices with one of their own.
         threshold_floor: Threshold ordered by the cloud; only ever raises.
         revoked: True if the cloud withdrew the certificate.
+        revoked_slices: Floor by slice name, for slices of which it withdrew the certificate.
     """
 
     threshold: float
@@ -72,6 +73,7 @@ class Policy:
     slices: Mapping[str, float] = field(default_factory=dict)
     threshold_floor: float = 0.0
     revoked: bool = False
+    revoked_slices: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.audit_rate <= 1.0:
@@ -101,17 +103,22 @@ class Policy:
     def with_directive(self, directive: Directive) -> Policy:
         """Applies what the cloud answered to a check-in.
 
-        A directive can only be careful: it raises the threshold and withdraws the certificate. An
-        audit rate that is no rate leaves the configured one; a floor that is no number keeps
-        nothing.
+        A directive can only be careful: it raises thresholds and withdraws certificates. An audit
+        rate that is no rate leaves this policy's; a floor that is no number keeps nothing. Apply
+        it to the policy without orders: what is no longer ordered no longer holds.
         """
-        floor, rate = directive.threshold_floor, directive.audit_rate
+        rate = directive.audit_rate
         return replace(
             self,
-            threshold_floor=NEVER_KEEP if math.isnan(floor) else max(0.0, floor),
+            threshold_floor=_careful(directive.threshold_floor),
             revoked=directive.certificate_revoked,
             audit_rate=min(rate, 1.0) if rate > 0.0 else self.audit_rate,
+            revoked_slices={s.name: _careful(s.threshold_floor) for s in directive.revoked_slices},
         )
+
+    def covers(self, slice_name: str) -> bool:
+        """True if a certificate stands behind answers of this slice; "" for traffic without one."""
+        return self.certified and not self.revoked and slice_name not in self.revoked_slices
 
     def decide(
         self,
@@ -133,12 +140,12 @@ class Policy:
         # The coin first: nothing below may depend on it, and it depends on nothing below.
         audit = coin(self.audit_key, request_key, self.audit_rate)
         own = self._own_threshold(slice_name)
-        wanted = max(self.threshold_floor, own)
+        wanted = max(self.threshold_floor, own, self.revoked_slices.get(slice_name, 0.0))
         usable = score.valid and not score.foreign
         if usable and score.confidence >= wanted:
             reason = Reason.CONFIDENT if self.certified else Reason.UNCERTIFIED
-            sure = self.certified and not self.revoked
-            return Decision(Action.KEEP, audit, self.audit_rate, wanted, reason, sure)
+            rate, sure = self.audit_rate, self.covers(slice_name)
+            return Decision(Action.KEEP, audit, rate, wanted, reason, sure)
         if self.precedence is Precedence.BUDGET:
             affordable = score.confidence if usable else 0.0
             if affordable >= budget_threshold:
@@ -164,3 +171,7 @@ class Policy:
         if own == NEVER_KEEP:
             return Reason.UNCERTIFIED
         return Reason.UNSURE if score.confidence < own else Reason.DRIFT
+
+
+def _careful(floor: float) -> float:
+    return NEVER_KEEP if math.isnan(floor) else max(0.0, floor)

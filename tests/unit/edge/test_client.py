@@ -480,6 +480,13 @@ def test_a_directive_of_the_cloud_is_obeyed(opened: Any, cloud: FakeCloud) -> No
     assert not client.status().certified
 
 
+def test_the_slice_of_a_request_travels_with_its_record(opened: Any, cloud: FakeCloud) -> None:
+    """A slice can only be certified and watched where its rows are known."""
+    opened().predict(UNSURE, slice_name="legal")
+
+    assert ["legal"] == [record.slice_name for record in cloud.asked]
+
+
 def test_a_check_in_counts_since_the_last_one_that_arrived(opened: Any, cloud: FakeCloud) -> None:
     """The fleet's sums must neither miss nor double a request."""
     client = opened(audit=AuditConfig(rate=1e-9))

@@ -18,7 +18,7 @@ from understudy.types.contract import (
 )
 from understudy.types.decision import NEVER_KEEP, Action, Reason
 from understudy.types.errors import InvalidValueError
-from understudy.types.release import Directive
+from understudy.types.release import Directive, SliceOrder
 
 KEY = bytes(range(32))
 POLICY = Policy(threshold=0.7, audit_rate=0.1, certified=True, audit_key=KEY)
@@ -216,6 +216,27 @@ def test_a_directive_is_followed_and_taken_back() -> None:
 
     assert (True, 0.9, 0.5) == (alarmed.revoked, alarmed.threshold_floor, alarmed.audit_rate)
     assert (False, 0.0) == (calm.revoked, calm.threshold_floor)
+
+
+@pytest.mark.parametrize(
+    ("slice_name", "floor", "wanted"),
+    [
+        pytest.param("legal", NEVER_KEEP, (Action.ESCALATE, Reason.DRIFT, False), id="withdrawn"),
+        pytest.param("legal", 0.9, (Action.KEEP, Reason.CONFIDENT, False), id="above-its-floor"),
+        pytest.param("legal", math.nan, (Action.ESCALATE, Reason.DRIFT, False), id="no-number"),
+        pytest.param("other", NEVER_KEEP, (Action.KEEP, Reason.CONFIDENT, True), id="another"),
+        pytest.param("", NEVER_KEEP, (Action.KEEP, Reason.CONFIDENT, True), id="no-slice"),
+    ],
+)
+def test_a_withdrawn_slice_concerns_that_slice_alone(
+    slice_name: str, floor: float, wanted: tuple[Action, Reason, bool]
+) -> None:
+    # Raised threshold and `certified=False` for the slice; the whole's proof stands.
+    order = Directive(revoked_slices=(SliceOrder("legal", floor),))
+    found = POLICY.with_directive(order).decide(Score(0.95), "r", slice_name=slice_name)
+
+    assert wanted == (found.action, found.reason, found.certified)
+    assert (slice_name != "legal") is POLICY.with_directive(order).covers(slice_name)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from understudy.types.errors import (
     UnderstudyError,
 )
 from understudy.types.records import EscalationRecord, LabelScore, TeacherLabel
-from understudy.types.release import Directive, NodeStatus, UpdateState
+from understudy.types.release import Directive, NodeStatus, SliceOrder, UpdateState
 from understudy.wire.v1 import fleet_pb2, records_pb2
 
 shares = st.floats(0.0, 1.0)
@@ -38,6 +38,7 @@ def records(draw: st.DrawFn) -> EscalationRecord:
         kind=draw(st.sampled_from(RecordKind)), coin=draw(st.booleans()),
         audit_rate=draw(shares), propensity=draw(shares),
         created_unix_s=draw(st.floats(0, 1e10)), node="n", subject=draw(words),
+        slice_name=draw(words),
     )  # fmt: skip
 
 
@@ -66,7 +67,10 @@ def test_a_teacher_label_survives_the_wire(log_probs: list[float], mass: float) 
 
 def test_status_and_directive_survive_the_wire() -> None:
     status = NodeStatus(task="t", bundle="b", state=UpdateState.PROBATION, requests=5, failure="x")
-    directive = Directive(bundle="b", certificate_revoked=True, threshold_floor=0.5, audit_rate=0.1)
+    directive = Directive(
+        bundle="b", certificate_revoked=True, threshold_floor=0.5, audit_rate=0.1,
+        revoked_slices=(SliceOrder("legal", math.inf), SliceOrder("billing", 0.9)),
+    )  # fmt: skip
 
     assert status == convert.status_from_wire(convert.status_to_wire(status))
     assert directive == convert.directive_from_wire(convert.directive_to_wire(directive))

@@ -65,8 +65,11 @@ class RecordRules:
             raise InvalidValueError("the text holds a NUL character; remove it")
 
     def _check_labels(self, record: EscalationRecord) -> None:
-        if len(record.top) > _MAX_TOP or len(record.subject) > _MAX_WORD:
-            raise InvalidValueError(f"send at most {_MAX_TOP} labels and a subject of {_MAX_WORD}")
+        longest = max(len(record.subject), len(record.slice_name))
+        if len(record.top) > _MAX_TOP or longest > _MAX_WORD:
+            raise InvalidValueError(
+                f"send at most {_MAX_TOP} labels, and a subject and slice_name of {_MAX_WORD}"
+            )
         known = self._labels[record.task]
         for entry in record.top:
             if known and entry.label not in known:

@@ -24,23 +24,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eunderstudy/wire/v1/fleet.proto\x12\x12understudy.wire.v1\"\xeb\x02\n\nNodeStatus\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.understudy.wire.v1.UpdateState\x12\x15\n\rfailed_bundle\x18\x05 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x07 \x01(\t\x12\x10\n\x08requests\x18\x08 \x01(\x04\x12\x0c\n\x04kept\x18\t \x01(\x04\x12\x11\n\tescalated\x18\n \x01(\x04\x12\x10\n\x08\x64\x65graded\x18\x0b \x01(\x04\x12\x0e\n\x06\x61udits\x18\x0c \x01(\x04\x12\x12\n\nspool_rows\x18\r \x01(\x04\x12\x14\n\x0c\x64ropped_rows\x18\x0e \x01(\x04\x12\x13\n\x0bshadow_rows\x18\x0f \x01(\x04\x12\x13\n\x0bshadow_wins\x18\x10 \x01(\x04\x12\x15\n\rshadow_losses\x18\x11 \x01(\x04\"@\n\x0e\x43heckInRequest\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.understudy.wire.v1.NodeStatus\"\xa3\x01\n\tDirective\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_revoked\x18\x03 \x01(\x08\x12\x17\n\x0fthreshold_floor\x18\x04 \x01(\x01\x12\x12\n\naudit_rate\x18\x05 \x01(\x01\x12\x17\n\x0fnext_check_in_s\x18\x06 \x01(\x01\x12\x13\n\x0bshadow_rate\x18\x07 \x01(\x01\"C\n\x0f\x43heckInResponse\x12\x30\n\tdirective\x18\x01 \x01(\x0b\x32\x1d.understudy.wire.v1.Directive*\xac\x02\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_STATE_IDLE\x10\x01\x12\x16\n\x12UPDATE_STATE_CHECK\x10\x02\x12\x19\n\x15UPDATE_STATE_DOWNLOAD\x10\x03\x12\x17\n\x13UPDATE_STATE_VERIFY\x10\x04\x12\x16\n\x12UPDATE_STATE_STAGE\x10\x05\x12\x19\n\x15UPDATE_STATE_SELFTEST\x10\x06\x12\x19\n\x15UPDATE_STATE_ACTIVATE\x10\x07\x12\x1a\n\x16UPDATE_STATE_PROBATION\x10\x08\x12\x17\n\x13UPDATE_STATE_COMMIT\x10\t\x12\x19\n\x15UPDATE_STATE_ROLLBACK\x10\n2b\n\x0c\x46leetService\x12R\n\x07\x43heckIn\x12\".understudy.wire.v1.CheckInRequest\x1a#.understudy.wire.v1.CheckInResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eunderstudy/wire/v1/fleet.proto\x12\x12understudy.wire.v1\"\xeb\x02\n\nNodeStatus\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06\x62undle\x18\x02 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.understudy.wire.v1.UpdateState\x12\x15\n\rfailed_bundle\x18\x05 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x06 \x01(\t\x12\x16\n\x0e\x63lient_version\x18\x07 \x01(\t\x12\x10\n\x08requests\x18\x08 \x01(\x04\x12\x0c\n\x04kept\x18\t \x01(\x04\x12\x11\n\tescalated\x18\n \x01(\x04\x12\x10\n\x08\x64\x65graded\x18\x0b \x01(\x04\x12\x0e\n\x06\x61udits\x18\x0c \x01(\x04\x12\x12\n\nspool_rows\x18\r \x01(\x04\x12\x14\n\x0c\x64ropped_rows\x18\x0e \x01(\x04\x12\x13\n\x0bshadow_rows\x18\x0f \x01(\x04\x12\x13\n\x0bshadow_wins\x18\x10 \x01(\x04\x12\x15\n\rshadow_losses\x18\x11 \x01(\x04\"@\n\x0e\x43heckInRequest\x12.\n\x06status\x18\x01 \x01(\x0b\x32\x1e.understudy.wire.v1.NodeStatus\"3\n\nSliceOrder\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fthreshold_floor\x18\x02 \x01(\x01\"\xdb\x01\n\tDirective\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_revoked\x18\x03 \x01(\x08\x12\x17\n\x0fthreshold_floor\x18\x04 \x01(\x01\x12\x12\n\naudit_rate\x18\x05 \x01(\x01\x12\x17\n\x0fnext_check_in_s\x18\x06 \x01(\x01\x12\x13\n\x0bshadow_rate\x18\x07 \x01(\x01\x12\x36\n\x0erevoked_slices\x18\x08 \x03(\x0b\x32\x1e.understudy.wire.v1.SliceOrder\"C\n\x0f\x43heckInResponse\x12\x30\n\tdirective\x18\x01 \x01(\x0b\x32\x1d.understudy.wire.v1.Directive*\xac\x02\n\x0bUpdateState\x12\x1c\n\x18UPDATE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPDATE_STATE_IDLE\x10\x01\x12\x16\n\x12UPDATE_STATE_CHECK\x10\x02\x12\x19\n\x15UPDATE_STATE_DOWNLOAD\x10\x03\x12\x17\n\x13UPDATE_STATE_VERIFY\x10\x04\x12\x16\n\x12UPDATE_STATE_STAGE\x10\x05\x12\x19\n\x15UPDATE_STATE_SELFTEST\x10\x06\x12\x19\n\x15UPDATE_STATE_ACTIVATE\x10\x07\x12\x1a\n\x16UPDATE_STATE_PROBATION\x10\x08\x12\x17\n\x13UPDATE_STATE_COMMIT\x10\t\x12\x19\n\x15UPDATE_STATE_ROLLBACK\x10\n2b\n\x0c\x46leetService\x12R\n\x07\x43heckIn\x12\".understudy.wire.v1.CheckInRequest\x1a#.understudy.wire.v1.CheckInResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'understudy.wire.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPDATESTATE']._serialized_start=722
-  _globals['_UPDATESTATE']._serialized_end=1022
+  _globals['_UPDATESTATE']._serialized_start=831
+  _globals['_UPDATESTATE']._serialized_end=1131
   _globals['_NODESTATUS']._serialized_start=55
   _globals['_NODESTATUS']._serialized_end=418
   _globals['_CHECKINREQUEST']._serialized_start=420
   _globals['_CHECKINREQUEST']._serialized_end=484
-  _globals['_DIRECTIVE']._serialized_start=487
-  _globals['_DIRECTIVE']._serialized_end=650
-  _globals['_CHECKINRESPONSE']._serialized_start=652
-  _globals['_CHECKINRESPONSE']._serialized_end=719
-  _globals['_FLEETSERVICE']._serialized_start=1024
-  _globals['_FLEETSERVICE']._serialized_end=1122
+  _globals['_SLICEORDER']._serialized_start=486
+  _globals['_SLICEORDER']._serialized_end=537
+  _globals['_DIRECTIVE']._serialized_start=540
+  _globals['_DIRECTIVE']._serialized_end=759
+  _globals['_CHECKINRESPONSE']._serialized_start=761
+  _globals['_CHECKINRESPONSE']._serialized_end=828
+  _globals['_FLEETSERVICE']._serialized_start=1133
+  _globals['_FLEETSERVICE']._serialized_end=1231
 # @@protoc_insertion_point(module_scope)

@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -140,6 +142,30 @@ class CheckInRequest(_message.Message):
 Global___CheckInRequest: _TypeAlias = CheckInRequest  # noqa: Y015
 
 @_typing.final
+class SliceOrder(_message.Message):
+    """A slice whose certificate is withdrawn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FLOOR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    threshold_floor: _builtins.float
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        threshold_floor: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "threshold_floor", b"threshold_floor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SliceOrder: _TypeAlias = SliceOrder  # noqa: Y015
+
+@_typing.final
 class Directive(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -150,6 +176,7 @@ class Directive(_message.Message):
     AUDIT_RATE_FIELD_NUMBER: _builtins.int
     NEXT_CHECK_IN_S_FIELD_NUMBER: _builtins.int
     SHADOW_RATE_FIELD_NUMBER: _builtins.int
+    REVOKED_SLICES_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     target: _builtins.str
     certificate_revoked: _builtins.bool
@@ -159,6 +186,8 @@ class Directive(_message.Message):
     next_check_in_s: _builtins.float
     shadow_rate: _builtins.float
     """Share of requests on which the champion runs in the shadow of a student on probation."""
+    @_builtins.property
+    def revoked_slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___SliceOrder]: ...
     def __init__(
         self,
         *,
@@ -169,10 +198,11 @@ class Directive(_message.Message):
         audit_rate: _builtins.float = ...,
         next_check_in_s: _builtins.float = ...,
         shadow_rate: _builtins.float = ...,
+        revoked_slices: _abc.Iterable[Global___SliceOrder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_rate", b"audit_rate", "bundle", b"bundle", "certificate_revoked", b"certificate_revoked", "next_check_in_s", b"next_check_in_s", "shadow_rate", b"shadow_rate", "target", b"target", "threshold_floor", b"threshold_floor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_rate", b"audit_rate", "bundle", b"bundle", "certificate_revoked", b"certificate_revoked", "next_check_in_s", b"next_check_in_s", "revoked_slices", b"revoked_slices", "shadow_rate", b"shadow_rate", "target", b"target", "threshold_floor", b"threshold_floor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n understudy/wire/v1/records.proto\x12\x12understudy.wire.v1\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\xb1\x02\n\x10\x45scalationRecord\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0e\n\x06\x62undle\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12+\n\x03top\x18\x05 \x03(\x0b\x32\x1e.understudy.wire.v1.LabelScore\x12\x12\n\nconfidence\x18\x06 \x01(\x01\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12,\n\x04kind\x18\x08 \x01(\x0e\x32\x1e.understudy.wire.v1.RecordKind\x12\x0c\n\x04\x63oin\x18\t \x01(\x08\x12\x12\n\naudit_rate\x18\n \x01(\x01\x12\x12\n\npropensity\x18\x0b \x01(\x01\x12\x16\n\x0e\x63reated_unix_s\x18\x0c \x01(\x01\x12\x0f\n\x07subject\x18\r \x01(\t\"~\n\x0cTeacherLabel\x12\x0f\n\x07teacher\x18\x01 \x01(\t\x12\x13\n\x0bprompt_hash\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tlog_probs\x18\x04 \x03(\x01\x12\x12\n\nlabel_mass\x18\x05 \x01(\x01\x12\x11\n\trationale\x18\x06 \x01(\t*\xbe\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10REASON_CONFIDENT\x10\x01\x12\x11\n\rREASON_UNSURE\x10\x02\x12\x16\n\x12REASON_UNCERTIFIED\x10\x03\x12\x1e\n\x1aREASON_OUT_OF_DISTRIBUTION\x10\x04\x12\x18\n\x14REASON_INVALID_SCORE\x10\x05\x12\x10\n\x0cREASON_DRIFT\x10\x06\x12\x11\n\rREASON_CACHED\x10\x07\x12\x14\n\x10REASON_EDGE_ONLY\x10\x08\x12\x17\n\x13REASON_ANSWER_FIRST\x10\t\x12\x12\n\x0eREASON_PRIVATE\x10\n\x12\x14\n\x10REASON_NO_BUDGET\x10\x0b\x12\x14\n\x10REASON_LINK_DOWN\x10\x0c\x12\x13\n\x0fREASON_DEADLINE\x10\r\x12\x15\n\x11REASON_OVERLOADED\x10\x0e\x12\x14\n\x10REASON_THROTTLED\x10\x0f\x12\x18\n\x14REASON_ACCESS_DENIED\x10\x10\x12\x19\n\x15REASON_TEACHER_FAILED\x10\x11\x12\x16\n\x12REASON_EMPTY_INPUT\x10\x12*v\n\nRecordKind\x12\x1b\n\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECORD_KIND_ESCALATION\x10\x01\x12\x15\n\x11RECORD_KIND_AUDIT\x10\x02\x12\x18\n\x14RECORD_KIND_DEGRADED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n understudy/wire/v1/records.proto\x12\x12understudy.wire.v1\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\xc5\x02\n\x10\x45scalationRecord\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0e\n\x06\x62undle\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12+\n\x03top\x18\x05 \x03(\x0b\x32\x1e.understudy.wire.v1.LabelScore\x12\x12\n\nconfidence\x18\x06 \x01(\x01\x12\x11\n\tthreshold\x18\x07 \x01(\x01\x12,\n\x04kind\x18\x08 \x01(\x0e\x32\x1e.understudy.wire.v1.RecordKind\x12\x0c\n\x04\x63oin\x18\t \x01(\x08\x12\x12\n\naudit_rate\x18\n \x01(\x01\x12\x12\n\npropensity\x18\x0b \x01(\x01\x12\x16\n\x0e\x63reated_unix_s\x18\x0c \x01(\x01\x12\x0f\n\x07subject\x18\r \x01(\t\x12\x12\n\nslice_name\x18\x0e \x01(\t\"~\n\x0cTeacherLabel\x12\x0f\n\x07teacher\x18\x01 \x01(\t\x12\x13\n\x0bprompt_hash\x18\x02 \x01(\t\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12\x11\n\tlog_probs\x18\x04 \x03(\x01\x12\x12\n\nlabel_mass\x18\x05 \x01(\x01\x12\x11\n\trationale\x18\x06 \x01(\t*\xbe\x03\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10REASON_CONFIDENT\x10\x01\x12\x11\n\rREASON_UNSURE\x10\x02\x12\x16\n\x12REASON_UNCERTIFIED\x10\x03\x12\x1e\n\x1aREASON_OUT_OF_DISTRIBUTION\x10\x04\x12\x18\n\x14REASON_INVALID_SCORE\x10\x05\x12\x10\n\x0cREASON_DRIFT\x10\x06\x12\x11\n\rREASON_CACHED\x10\x07\x12\x14\n\x10REASON_EDGE_ONLY\x10\x08\x12\x17\n\x13REASON_ANSWER_FIRST\x10\t\x12\x12\n\x0eREASON_PRIVATE\x10\n\x12\x14\n\x10REASON_NO_BUDGET\x10\x0b\x12\x14\n\x10REASON_LINK_DOWN\x10\x0c\x12\x13\n\x0fREASON_DEADLINE\x10\r\x12\x15\n\x11REASON_OVERLOADED\x10\x0e\x12\x14\n\x10REASON_THROTTLED\x10\x0f\x12\x18\n\x14REASON_ACCESS_DENIED\x10\x10\x12\x19\n\x15REASON_TEACHER_FAILED\x10\x11\x12\x16\n\x12REASON_EMPTY_INPUT\x10\x12*v\n\nRecordKind\x12\x1b\n\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECORD_KIND_ESCALATION\x10\x01\x12\x15\n\x11RECORD_KIND_AUDIT\x10\x02\x12\x18\n\x14RECORD_KIND_DEGRADED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'understudy.wire.v1.records_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REASON']._serialized_start=537
-  _globals['_REASON']._serialized_end=983
-  _globals['_RECORDKIND']._serialized_start=985
-  _globals['_RECORDKIND']._serialized_end=1103
+  _globals['_REASON']._serialized_start=557
+  _globals['_REASON']._serialized_end=1003
+  _globals['_RECORDKIND']._serialized_start=1005
+  _globals['_RECORDKIND']._serialized_end=1123
   _globals['_LABELSCORE']._serialized_start=56
   _globals['_LABELSCORE']._serialized_end=98
   _globals['_ESCALATIONRECORD']._serialized_start=101
-  _globals['_ESCALATIONRECORD']._serialized_end=406
-  _globals['_TEACHERLABEL']._serialized_start=408
-  _globals['_TEACHERLABEL']._serialized_end=534
+  _globals['_ESCALATIONRECORD']._serialized_end=426
+  _globals['_TEACHERLABEL']._serialized_start=428
+  _globals['_TEACHERLABEL']._serialized_end=554
 # @@protoc_insertion_point(module_scope)

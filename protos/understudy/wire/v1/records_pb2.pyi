@@ -129,6 +129,7 @@ class EscalationRecord(_message.Message):
     PROPENSITY_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
     SUBJECT_FIELD_NUMBER: _builtins.int
+    SLICE_NAME_FIELD_NUMBER: _builtins.int
     event_id: _builtins.str
     """UUIDv7 made on the edge; the idempotency key."""
     task: _builtins.str
@@ -143,6 +144,8 @@ class EscalationRecord(_message.Message):
     propensity: _builtins.float
     created_unix_s: _builtins.float
     subject: _builtins.str
+    slice_name: _builtins.str
+    """Part of the traffic with a promise of its own; empty for none."""
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelScore]: ...
     def __init__(
@@ -161,10 +164,11 @@ class EscalationRecord(_message.Message):
         propensity: _builtins.float = ...,
         created_unix_s: _builtins.float = ...,
         subject: _builtins.str = ...,
+        slice_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_rate", b"audit_rate", "bundle", b"bundle", "coin", b"coin", "confidence", b"confidence", "created_unix_s", b"created_unix_s", "event_id", b"event_id", "kind", b"kind", "propensity", b"propensity", "subject", b"subject", "task", b"task", "text", b"text", "threshold", b"threshold", "top", b"top"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_rate", b"audit_rate", "bundle", b"bundle", "coin", b"coin", "confidence", b"confidence", "created_unix_s", b"created_unix_s", "event_id", b"event_id", "kind", b"kind", "propensity", b"propensity", "slice_name", b"slice_name", "subject", b"subject", "task", b"task", "text", b"text", "threshold", b"threshold", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
