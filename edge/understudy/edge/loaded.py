@@ -105,6 +105,7 @@ class Loaded:
         policy: Keep or escalate.
         expires_unix_s: When its certificate ends.
         record: What it has done.
+        calm: The policy without the cloud's orders; None while there were none.
     """
 
     bundle: Bundle
@@ -113,10 +114,12 @@ class Loaded:
     policy: Policy
     expires_unix_s: float = math.inf
     record: Record = field(default_factory=Record)
+    calm: Policy | None = None
 
     def directed(self, directive: Directive) -> Loaded:
-        """The same student under the cloud's orders."""
-        return replace(self, policy=self.policy.with_directive(directive))
+        """The same student under the cloud's orders; earlier orders end."""
+        calm = self.policy if self.calm is None else self.calm
+        return replace(self, policy=calm.with_directive(directive), calm=calm)
 
 
 def load(bundle: Bundle, config: EdgeConfig, audit_key: bytes, audit_rate: float) -> Loaded:

@@ -120,6 +120,7 @@ class NodeView:
             runtime.champion = None
         before = runtime.loaded.policy
         runtime.change(lambda loaded: loaded.directed(directive))
+        runtime.orders.keep(runtime.loaded.bundle.id, directive)
         if runtime.loaded.policy != before:
             event = Event(EventKind.DIRECTED, bundle=runtime.loaded.bundle.id)
             runtime.events.emit(event)

@@ -18,6 +18,7 @@ from understudy.edge.events import Events
 from understudy.edge.files import write_atomic
 from understudy.edge.loaded import load
 from understudy.edge.node import Node, NodeView, make_check_ins
+from understudy.edge.orders import Orders
 from understudy.edge.ports import Cloud
 from understudy.edge.privacy import BeforeSend, Outbox
 from understudy.edge.purse import Purse
@@ -59,8 +60,10 @@ def open_runtime(
     """
     config = source if isinstance(source, EdgeConfig) else load_config(source)
     key = _audit_key(config)
-    loaded = load(_first_bundle(config), config, key, config.audit.rate)
     telemetry, circuit = Telemetry(), Circuit()
+    orders = Orders(Path(config.state_dir) if config.state_dir else None, telemetry.fault)
+    loaded = load(_first_bundle(config), config, key, config.audit.rate)
+    loaded = loaded.directed(orders.of(loaded.bundle.id))
     link = CloudHolder(_cloud_maker(config, cloud))
     directory = Path(config.state_dir, "spool") if config.state_dir else None
     spool = Spool(directory, config.spool, telemetry.fault)
@@ -80,7 +83,7 @@ def open_runtime(
         has_cloud=link.configured,
     )
     maker = _node_maker(link) if link.configured else None
-    runtime = Runtime(loaded, engine, uploader, link, make_node=maker, audit_key=key)
+    runtime = Runtime(loaded, engine, uploader, link, make_node=maker, audit_key=key, orders=orders)
     return runtime
 
 

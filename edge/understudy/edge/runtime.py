@@ -20,6 +20,7 @@ from understudy.edge.events import Event, EventKind
 from understudy.edge.flow import Call, Flow, answer_flow
 from understudy.edge.loaded import Loaded, load
 from understudy.edge.options import PredictOptions, request_of
+from understudy.edge.orders import Orders
 from understudy.edge.ports import Cloud, Outcome
 from understudy.edge.status import ClientStatus
 from understudy.edge.telemetry import LOG, Fault
@@ -73,6 +74,7 @@ class Runtime:
         link: The cloud, connected when it is first needed.
         make_node: Builds the update thread's view, or None when there is nothing to update from.
         audit_key: Secret of the node.
+        orders: The cloud's orders on disk.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class Runtime:
         *,
         make_node: Callable[[Runtime], Node | None] | None,
         audit_key: bytes,
+        orders: Orders,
     ) -> None:
         self.config, self.telemetry, self.events = engine.config, engine.telemetry, engine.events
         self.engine, self.uploader, self.link = engine, uploader, link
         self.request = request_of(self.config, {})
         self.champion: Loaded | None = None
         self.shadow_rate = 0.0
+        self.orders = orders
         self._loaded = loaded
         self._audit_key = audit_key
         self._make_node = make_node
@@ -129,7 +133,8 @@ class Runtime:
         """
         with self._swap_lock:
             old = self._loaded
-            new = load(bundle, self.config, self._audit_key, old.policy.audit_rate)
+            new = load(bundle, self.config, self._audit_key, self.config.audit.rate)
+            new = new.directed(self.orders.of(bundle.id))
             # Only a fleet can ask for the champion's opinion; nobody else keeps two in memory.
             self.champion = old if self._make_node is not None else None
             self._loaded = new

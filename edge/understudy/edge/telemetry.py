@@ -57,6 +57,8 @@ class Fault(StrEnum):
     """A report did not get through; its records stay."""
     UPDATE = "update"
     """A step of the updater failed."""
+    ORDERS = "orders"
+    """The cloud's orders could not be kept on disk, or not be read back."""
 
 
 @dataclass(frozen=True, slots=True)
