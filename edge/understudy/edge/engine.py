@@ -8,7 +8,7 @@ blocking or awaiting, is the clients' business.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,27 +20,32 @@ from understudy.edge.events import Event, EventKind, Events
 from understudy.edge.ids import new_request_id
 from understudy.edge.loaded import Loaded
 from understudy.edge.options import Request
-from understudy.edge.parts import Floats
 from understudy.edge.ports import Outcome, Question
 from understudy.edge.privacy import Outbox
 from understudy.edge.purse import Purse
+from understudy.edge.student import Reading
 from understudy.edge.telemetry import Fault, Telemetry
 from understudy.edge.text import readable
-from understudy.router.policy import INVALID, Score
-from understudy.router.score import score
+from understudy.router.policy import INVALID
+from understudy.router.score import Judged, judge
 from understudy.types.answer import Answer, Source
 from understudy.types.decision import Action, Decision, Reason, RecordKind
 from understudy.types.errors import BundleError, OverloadedError, UnderstudyError
 from understudy.types.records import EscalationRecord, LabelScore, TeacherLabel
 
 TOP = 5
+_UNUSABLE = Judged(INVALID)
 _LEAST_CALL_S = 0.002
 """With less time left a call to the cloud cannot come back."""
 
 
 @dataclass(slots=True)
 class Ask:
-    """One request after student and policy; `record` is what may leave, once it was cleared."""
+    """One request after student and policy.
+
+    `label` is the student's answer; the first label, without `scores`, when its numbers were
+    unusable. `record` is what may leave, once it was cleared.
+    """
 
     request_id: str
     text: str
@@ -50,16 +55,17 @@ class Ask:
     loaded: Loaded
     decision: Decision
     confidence: float
-    top: tuple[LabelScore, ...]
+    label: str
+    scores: Mapping[str, float]
     truncated: bool = False
     student_ms: float = 0.0
     failed: bool = False
     record: EscalationRecord | None = None
 
     @property
-    def label(self) -> str:
-        """The student's answer; the first label when its numbers were unusable."""
-        return self.top[0].label if self.top else self.loaded.bundle.manifest.labels[0]
+    def top(self) -> tuple[LabelScore, ...]:
+        """The student's best labels, best first."""
+        return tuple(LabelScore(label, share) for label, share in self.scores.items())
 
     def time_left_s(self) -> float:
         """Seconds until the budget is spent."""
@@ -98,18 +104,44 @@ class Engine:
     shadow: Callable[[Ask, TeacherLabel], None]
     has_cloud: bool
 
+    def ask(self, text: str, request: Request) -> Ask:
+        """Lets the student answer one text and the policy decide on it; the hot path.
+
+        Raises:
+            InvalidValueError: If the text is no `str`.
+        """
+        started = time.perf_counter()
+        clean, loaded = readable(text), self.current()
+        try:
+            reading = loaded.student.read(clean)
+        except BundleError:
+            self.telemetry.fault(Fault.STUDENT)
+            reading = None
+        ask = self._decide(loaded, clean, request, reading, started)
+        ask.truncated = ask.truncated or len(text) > len(clean)
+        ask.student_ms = _ms_since(started)
+        return ask
+
     def ask_many(self, texts: Sequence[str], request: Request) -> list[Ask]:
-        """Lets the student answer, all texts in one run, and the policy decide on each.
+        """As `ask`, all texts in one run of the student.
 
         Raises:
             InvalidValueError: If a text is no `str`.
         """
         started = time.perf_counter()
-        clean = [readable(text) for text in texts]
-        asks = self._run(self.current(), clean, request)
+        clean, loaded = [readable(text) for text in texts], self.current()
+        readings: Sequence[Reading | None]
+        try:
+            readings = loaded.student.read_many(clean)
+        except BundleError:
+            self.telemetry.fault(Fault.STUDENT, len(texts))
+            readings = [None] * len(texts)
+        asks = [
+            self._decide(loaded, text, request, reading, started)
+            for text, reading in zip(clean, readings, strict=True)
+        ]
         student_ms = _ms_since(started) / max(1, len(asks))
         for given, ask in zip(texts, asks, strict=True):
-            ask.started, ask.ends = started, started + request.deadline_ms / 1000
             ask.truncated = ask.truncated or len(given) > len(ask.text)
             ask.student_ms = student_ms
         return asks
@@ -217,50 +249,30 @@ class Engine:
             ask.loaded.record.compared(agreed=label.label == ask.label)
         self.shadow(ask, label)
 
-    def _run(self, loaded: Loaded, texts: Sequence[str], request: Request) -> list[Ask]:
-        """A student that fails on a text is as good as one that knows nothing."""
-        try:
-            output = loaded.student.run(texts)
-        except BundleError:
-            self.telemetry.fault(Fault.STUDENT, len(texts))
-            asks = [self._decide(loaded, text, request, INVALID, ()) for text in texts]
-            for ask in asks:
-                ask.failed = True
-            return asks
-        asks = []
-        for text, logits, near, truncated in zip(
-            texts, output.logits, output.similarity.tolist(), output.truncated.tolist(), strict=True
-        ):
-            worth, top = self._judge(loaded, logits, near)
-            ask = self._decide(loaded, text, request, worth, top)
-            ask.truncated = truncated
-            asks.append(ask)
-        return asks
-
-    def _judge(
-        self, loaded: Loaded, logits: Floats, similarity: float
-    ) -> tuple[Score, tuple[LabelScore, ...]]:
-        labels, calibration = loaded.bundle.manifest.labels, loaded.calibration
-        worth = score(logits, similarity, calibration, classes=len(labels))
-        return worth, _top(logits, calibration.temperature, labels) if worth.valid else ()
-
     def _decide(
-        self,
-        loaded: Loaded,
-        text: str,
-        request: Request,
-        worth: Score,
-        top: tuple[LabelScore, ...],
+        self, loaded: Loaded, text: str, request: Request, reading: Reading | None, started: float
     ) -> Ask:
+        """Judges and decides; a student that failed is as good as one that knows nothing."""
+        labels, judged = loaded.student.labels, _UNUSABLE
+        if reading is not None:
+            judged = judge(
+                reading.logits, reading.similarity, loaded.calibration,
+                classes=len(labels), top=TOP,
+            )  # fmt: skip
         request_id = new_request_id()
         decision = loaded.policy.decide(
-            worth,
+            judged.score,
             request_id,
             slice_name=request.slice_name,
             budget_threshold=self.purse.threshold,
         )
-        self.purse.see(worth.confidence if worth.valid and not worth.foreign else 0.0)
-        return Ask(request_id, text, 0.0, 0.0, request, loaded, decision, worth.confidence, top)
+        best = [labels[place] for place in judged.best]
+        return Ask(
+            request_id, text, started, started + request.deadline_ms / 1000, request, loaded,
+            decision, judged.score.confidence, best[0] if best else labels[0],
+            dict(zip(best, judged.shares, strict=True)),
+            truncated=reading is not None and reading.truncated, failed=reading is None,
+        )  # fmt: skip
 
     def _is_private(self, ask: Ask) -> bool:
         return ask.request.never_escalate or not self.config.privacy.send_text
@@ -331,7 +343,6 @@ class Engine:
         scores: dict[str, float] | None = None,
         again: bool = False,
     ) -> Answer:
-        found = {best.label: best.score for best in ask.top} if scores is None else scores
         answer = Answer(
             label=ask.label if label is None else label,
             confidence=ask.confidence,
@@ -341,7 +352,7 @@ class Engine:
             reason=reason,
             bundle=ask.loaded.bundle.id,
             latency_ms=_ms_since(ask.started),
-            scores=found,
+            scores=ask.scores if scores is None else scores,
             request_id=ask.request_id,
             truncated=ask.truncated,
         )
@@ -351,22 +362,10 @@ class Engine:
         ask.loaded.record.answered(
             ask.student_ms,
             error=ask.failed,
-            invalid=not ask.top,
+            invalid=not ask.scores,
             escalated=ask.decision.action is Action.ESCALATE,
         )
         return answer
-
-
-def _top(logits: Floats, temperature: float, labels: Sequence[str]) -> tuple[LabelScore, ...]:
-    """The student's best labels with their probabilities, best first."""
-    order = logits.argsort()[: -TOP - 1 : -1]
-    scaled = logits / temperature
-    scaled -= scaled[order[0]]
-    shares = np.exp(scaled, out=scaled)
-    best = (shares[order] / shares.sum()).tolist()
-    return tuple(
-        LabelScore(labels[i], share) for i, share in zip(order.tolist(), best, strict=True)
-    )
 
 
 def _ms_since(started: float) -> float:

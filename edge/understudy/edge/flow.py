@@ -46,14 +46,16 @@ Flow = Generator[Call, Sequence[Outcome], list[Answer]]
 
 def answer_flow(engine: Engine, texts: Sequence[str], request: Request) -> Flow:
     """Answers texts in their order, within one budget."""
-    asks = engine.ask_many(texts, request)
-    answers = {ask.request_id: engine.answer_alone(ask) for ask in asks}
-    unsure = [ask for ask in asks if answers[ask.request_id] is None]
-    for batch in _batches(unsure):
+    alone = len(texts) == 1
+    asks = [engine.ask(texts[0], request)] if alone else engine.ask_many(texts, request)
+    answers = [engine.answer_alone(ask) for ask in asks]
+    unsure = [place for place, answer in enumerate(answers) if answer is None]
+    for places in _batches(unsure):
+        batch = [asks[place] for place in places]
         outcomes = yield from _ask_teacher(engine, batch)
-        for ask, outcome in zip(batch, outcomes, strict=True):
-            answers[ask.request_id] = engine.settle(ask, outcome)
-    return [answer for answer in answers.values() if answer is not None]
+        for place, ask, outcome in zip(places, batch, outcomes, strict=True):
+            answers[place] = engine.settle(ask, outcome)
+    return [answer for answer in answers if answer is not None]
 
 
 def _ask_teacher(
@@ -79,5 +81,5 @@ def _call(batch: Sequence[Ask], pause_s: float = 0.0) -> Call:
     return Call(records, left, first.request.traceparent, pause_s)
 
 
-def _batches(asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
-    return (asks[start : start + BATCH] for start in range(0, len(asks), BATCH))
+def _batches(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (places[start : start + BATCH] for start in range(0, len(places), BATCH))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,20 @@ class StudentOutput:
     truncated: npt.NDArray[np.bool_]
 
 
+class Reading(NamedTuple):
+    """What a student says about one text.
+
+    Attributes:
+        logits: As in `StudentOutput`, shape (C,).
+        similarity: Highest cosine to any prototype; 1.0 when there are none.
+        truncated: True if the text was longer than the student reads.
+    """
+
+    logits: Floats
+    similarity: float
+    truncated: bool
+
+
 class Encoder(Protocol):
     """Token ids to unit sentence vectors."""
 
@@ -96,9 +110,11 @@ class Student:
     ) -> None:
         self._encoder = encoder
         self._tokenizer = tokenizer
-        self._head = _HeadMath(bundle.head)
+        self._head = HeadMath(bundle.head)
         self._golden = bundle.golden
-        self._max_characters = bundle.manifest.max_tokens * _CHARACTERS_PER_TOKEN
+        self._max_tokens = bundle.manifest.max_tokens
+        self._max_characters = self._max_tokens * _CHARACTERS_PER_TOKEN
+        self._ones = np.ones((1, self._max_tokens), np.int64)
         # With run-time quantisation a row's numbers depend on its neighbours: one row a run then.
         alone = bundle.graph.quantises_at_run_time
         self._batch_tokens = 0 if alone else profile.batch_tokens
@@ -136,6 +152,30 @@ class Student:
         logits, similarity = self._head.apply(vectors)
         return StudentOutput(logits, vectors, similarity, truncated)
 
+    def read(self, text: str) -> Reading:
+        """Answers one text that is `readable` already; the hot path.
+
+        Raises:
+            BundleError: If the encoder fails.
+        """
+        ids, truncated = self._token_ids(text)
+        if not ids:
+            vectors = self._encoder.encode(*_pad([ids]))
+        else:
+            vectors = self._encoder.encode(np.array((ids,), np.int64), self._ones[:, : len(ids)])
+        logits, similarity = self._head.apply_one(vectors[0])
+        return Reading(logits, similarity, truncated)
+
+    def read_many(self, texts: Sequence[str]) -> list[Reading]:
+        """Answers texts in their order, as `read` answers one.
+
+        Raises:
+            BundleError: If the encoder fails.
+        """
+        output = self.run(texts)
+        near, cut = output.similarity.tolist(), output.truncated.tolist()
+        return [Reading(*row) for row in zip(output.logits, near, cut, strict=True)]
+
     def check_golden(self) -> None:
         """Runs the golden vectors.
 
@@ -156,51 +196,84 @@ class Student:
         tokens: list[list[int]] = []
         truncated = np.zeros(len(texts), np.bool_)
         for row, text in enumerate(texts):
-            short = readable(text)[: self._max_characters]
-            # `encode`, not `encode_batch`: its thread pool does not survive a fork.
-            encoding = self._tokenizer.encode(short)
-            truncated[row] = bool(encoding.overflowing) or len(short) < len(text)
-            tokens.append(encoding.ids)
+            clean = readable(text)
+            ids, cut = self._token_ids(clean)
+            truncated[row] = cut or len(clean) < len(text)
+            tokens.append(ids)
         return tokens, truncated
 
+    def _token_ids(self, text: str) -> tuple[list[int], bool]:
+        """A text's tokens, and whether it has more than the student reads."""
+        short = text[: self._max_characters]
+        # `encode`, not `encode_batch`: its thread pool does not survive a fork.
+        encoding = self._tokenizer.encode(short)
+        ids: list[int] = encoding.ids
+        # Overflow is costly to ask for, and there is none below the limit.
+        full = len(ids) >= self._max_tokens and bool(encoding.overflowing)
+        return ids, full or len(short) < len(text)
 
-class _HeadMath:
-    """The head's arithmetic, laid out for speed once."""
+
+class HeadMath:
+    """The head's arithmetic, laid out for speed once.
+
+    Classes and prototypes stand in one matrix, so that one product serves both; both softmaxes are
+    one. A class without prototypes has a column that is -1 for every text, the lowest cosine.
+    """
 
     def __init__(self, head: Head) -> None:
         self.classes, self.size = head.weight.shape
-        self._bias = head.bias
-        self._mix, self._sharpness = np.float32(head.mix), np.float32(head.sharpness)
-        order = np.argsort(head.prototype_labels, kind="stable")
-        self._present, self._starts = np.unique(head.prototype_labels[order], return_index=True)
-        # The usual head has one prototype a class: then a cosine is its class's best already.
-        self._one_each = len(order) == len(self._present) == self.classes
-        # Classes and prototypes in one matrix: one product for both.
-        both = np.concatenate([head.weight, head.prototypes[order]])
-        self._matrix = np.ascontiguousarray(both.T)
+        self._mixed = bool(len(head.prototypes))
+        self._mix = np.array([1.0 - head.mix, head.mix], np.float32)
+        self._sharpness = np.float32(head.sharpness)
+        self._ones = np.ones(self.classes, np.float32)
+        groups = _groups(head) if self._mixed else []
+        rows, offsets = [head.weight], [head.bias]
+        for group in groups:
+            rows.append(
+                (group if len(group) else np.zeros((1, self.size), np.float32)) * self._sharpness
+            )
+            offsets.append(np.full(max(1, len(group)), 0.0 if len(group) else -self._sharpness))
+        self._matrix = np.ascontiguousarray(np.concatenate(rows).T, np.float32)
+        self._offsets = np.concatenate(offsets).astype(np.float32)
+        sizes = [1] * self.classes + [max(1, len(group)) for group in groups]
+        # The usual head has one prototype a class: then a column is its class's best already.
+        self._starts = np.cumsum([0, *sizes[:-1]]) if max(sizes) > 1 else None
 
     def apply(self, vectors: Floats) -> tuple[Floats, Floats]:
         """Unit rows (B, D) to logits (B, C) and similarity (B,)."""
         products = vectors @ self._matrix
-        logits = products[:, : self.classes] + self._bias
-        if not self._present.size:
-            return logits, np.ones(len(vectors), np.float32)
-        best = self._best(products[:, self.classes :])
-        near = _softmax(self._sharpness * best)
-        near *= self._mix
-        mixed = _softmax(logits)
-        mixed *= 1 - self._mix
-        mixed += near
+        products += self._offsets
+        if not self._mixed:
+            return products, np.ones(len(vectors), np.float32)
+        if self._starts is not None:
+            products = np.maximum.reduceat(products, self._starts, axis=1)
+        pairs = products.reshape(len(vectors), 2, self.classes)
+        highest = np.maximum.reduce(pairs, axis=2)
+        pairs -= highest[:, :, None]
+        powers = np.exp(pairs, out=pairs)
+        weights = self._mix / np.add.reduce(powers, axis=2)
+        mixed = (weights[:, None, :] @ powers)[:, 0]
         np.maximum(mixed, _TINY, out=mixed)
-        return np.log(mixed, out=mixed), best.max(axis=1)
+        return np.log(mixed, out=mixed), highest[:, 1] / self._sharpness
 
-    def _best(self, cosines: Floats) -> Floats:
-        """The highest cosine of each class (B, C); -1 for a class without prototypes."""
-        if self._one_each:
-            return cosines
-        best = np.full((len(cosines), self.classes), -1.0, np.float32)
-        best[:, self._present] = np.maximum.reduceat(cosines, self._starts, axis=1)
-        return best
+    def apply_one(self, vector: Floats) -> tuple[Floats, float]:
+        """As `apply`, for one row (D,): arrays with one axis take numpy half the time."""
+        products = vector.dot(self._matrix)
+        products += self._offsets
+        if not self._mixed:
+            return products, 1.0
+        if self._starts is not None:
+            products = np.maximum.reduceat(products, self._starts)
+        logits, near = products[: self.classes], products[self.classes :]
+        logits -= logits.item(logits.argmax())
+        highest = near.item(near.argmax())
+        near -= highest
+        np.exp(products, out=products)
+        logits *= self._mix.item(0) / float(logits.dot(self._ones))
+        near *= self._mix.item(1) / float(near.dot(self._ones))
+        logits += near
+        np.maximum(logits, _TINY, out=logits)
+        return np.log(logits, out=logits), highest / self._sharpness.item()
 
 
 class _OnnxEncoder:
@@ -316,10 +389,9 @@ def _pad(tokens: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
     return ids, mask
 
 
-def _softmax(values: Floats) -> Floats:
-    powers: Floats = np.exp(values - values.max(axis=1, keepdims=True))
-    powers /= powers.sum(axis=1, keepdims=True)
-    return powers
+def _groups(head: Head) -> list[Floats]:
+    """The prototypes of each class, shape (P of the class, D)."""
+    return [head.prototypes[head.prototype_labels == label] for label in range(len(head.weight))]
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,8 @@ import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,10 +53,27 @@ class Scores:
         return np.where(self.valid & ~self.foreign, self.confidence, -1.0)
 
 
+class Judged(NamedTuple):
+    """One row of numbers, judged.
+
+    Attributes:
+        score: What it is worth.
+        best: Indices of the best classes, best first; empty when the numbers cannot be used.
+        shares: Their probabilities at the calibration's temperature, same order.
+    """
+
+    score: Score
+    best: tuple[int, ...] = ()
+    shares: tuple[float, ...] = ()
+
+
+_NOTHING = Judged(INVALID)
+
+
 def score(
     logits: ArrayLike, similarity: float, calibration: Calibration, *, classes: int | None = None
 ) -> Score:
-    """Scores one row; the hot path.
+    """Scores one row.
 
     Args:
         logits: The student's numbers, shape (C,).
@@ -62,41 +81,81 @@ def score(
         calibration: The bundle's calibration.
         classes: How many numbers there must be; not checked when omitted.
     """
+    return judge(logits, similarity, calibration, classes=classes).score
+
+
+def judge(
+    logits: ArrayLike,
+    similarity: float,
+    calibration: Calibration,
+    *,
+    classes: int | None = None,
+    top: int = 2,
+) -> Judged:
+    """Scores one row and names its best classes; the hot path.
+
+    Every call of numpy counts here: one sort serves extremes and best classes, one exponential
+    serves score and probabilities, and products with `dot` cost a fourth of a reduction.
+
+    Args:
+        logits: The student's numbers, shape (C,).
+        similarity: Highest cosine to anything taught, in [-1, 1].
+        calibration: The bundle's calibration.
+        classes: How many numbers there must be; not checked when omitted.
+        top: How many classes to name, at least 2.
+    """
     try:
         row = np.asarray(logits, dtype=np.float64)
     except (TypeError, ValueError):
-        return INVALID
+        return _NOTHING
     if row.ndim != 1 or row.size < 2 or (classes is not None and row.size != classes):
-        return INVALID
-    found = _row_features(row, float(similarity), calibration.temperature)
-    if found is None:
-        return INVALID
-    confidence = _interpolate(_row_raw_score(found, calibration), calibration)
-    return Score(confidence, found["similarity"] < calibration.ood_threshold)
-
-
-def _row_features(row: Floats, similarity: float, temperature: float) -> dict[str, float] | None:
-    """What `features` gives, for one row and several times as fast; None if it cannot be used."""
-    best = float(np.maximum.reduce(row))
-    least = float(np.minimum.reduce(row))
-    if not (math.isfinite(best) and math.isfinite(least) and math.isfinite(similarity)):
-        return None
-    rest = row.copy()
-    rest[row.argmax()] = -math.inf
-    second = float(np.maximum.reduce(rest))
-    if best - second >= ONE_HOT_GAP or (best == 1.0 and second == least == 0.0):
-        return None
-    shifted = (row - best) / temperature
+        return _NOTHING
+    similarity, order = float(similarity), row.argsort()
+    best = order[: -top - 1 : -1].tolist()
+    # What is not a number sorts last, so first and last vouch for all between.
+    lead, second, least = row.item(best[0]), row.item(best[1]), row.item(order.item(0))
+    if not (math.isfinite(lead) and math.isfinite(least) and math.isfinite(similarity)):
+        return _NOTHING
+    if lead - second >= ONE_HOT_GAP or (lead == 1.0 and second == least == 0.0):
+        return _NOTHING
+    shifted = row - lead
+    shifted /= calibration.temperature
     powers = np.exp(shifted)
-    total = float(np.add.reduce(powers))
-    entropy = (math.log(total) - float(powers @ shifted) / total) / math.log(row.size)
-    gap = (best - second) / temperature
+    total = float(powers.dot(_ones(row.size)))
+    sums = _RowSums(lead, second, total, float(powers.dot(shifted)), row.size)
+    found = _row_features(sums, similarity, calibration.temperature)
+    confidence = _interpolate(_row_raw_score(found, calibration), calibration)
+    worth = Score(confidence, similarity < calibration.ood_threshold)
+    return Judged(worth, tuple(best), tuple([powers.item(place) / total for place in best]))
+
+
+@lru_cache(maxsize=16)
+def _ones(size: int) -> Floats:
+    return np.ones(size)
+
+
+class _RowSums(NamedTuple):
+    """What the features of a row need: its two best, and sums over p = exp((row - lead) / T)."""
+
+    lead: float
+    second: float
+    total: float
+    weighed: float
+    classes: int
+
+
+def _row_features(sums: _RowSums, similarity: float, temperature: float) -> dict[str, float]:
+    """What `features` gives, for one row and several times as fast."""
+    total = sums.total
+    log_total = math.log(total)
+    entropy = (log_total - sums.weighed / total) / math.log(sums.classes)
+    gap = (sums.lead - sums.second) / temperature
     return {
         "gap": gap,
         "margin": (1.0 - math.exp(-gap)) / total,
         "max_prob": 1.0 / total,
         "entropy": min(max(entropy, 0.0), 1.0),
-        "energy": best / temperature + math.log(total),
+        "energy": sums.lead / temperature + log_total,
         "similarity": similarity,
     }
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from simulators.bundles import LABELS, SIZE, build_bundle, encoder_graph
-from understudy.edge.bundle import GoldenVector, read_bundle
+from understudy.edge.bundle import GoldenVector, Head, read_bundle
 from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags
-from understudy.edge.student import PROFILES, Student
+from understudy.edge.student import PROFILES, HeadMath, Student
 from understudy.types.bundle import ENCODER, TOKENIZER
 from understudy.types.errors import BundleError, InvalidValueError
 
@@ -54,6 +54,57 @@ def test_a_texts_numbers_do_not_depend_on_its_neighbours(tmp_path: Path, *, stat
 
     for row, text in enumerate(TEXTS):
         assert np.allclose(loaded.run([text]).logits[0], together.logits[row], atol=1e-5)
+
+
+HEADS = {
+    "linear": [],
+    "one prototype a class": [0, 1, 2],
+    "several, in any order": [2, 0, 1, 0, 2, 2],
+    "a class without": [0, 2, 2],
+}
+
+
+@pytest.mark.parametrize("labels", HEADS.values(), ids=HEADS.keys())
+def test_a_head_mixes_classes_and_prototypes_as_the_architecture_says(labels: list[int]) -> None:
+    """The formula written out, against what is laid out for speed; for one row and for many."""
+    rng = np.random.default_rng(0)
+    vectors, prototypes = (unit(rng.normal(size=(n, 8))) for n in (5, len(labels)))
+    weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 8), 3))
+    head = Head(weight, bias, prototypes, np.array(labels, np.int64), mix=0.3, sharpness=9.0)
+    logits, near = HeadMath(head).apply(vectors)
+    cosines = vectors @ prototypes.T
+    plain = vectors @ weight.T + bias
+    best = np.full((5, 3), -1.0)
+    for column, label in enumerate(labels):
+        best[:, label] = np.maximum(best[:, label], cosines[:, column])
+    wanted = np.log(0.7 * softmax(plain) + 0.3 * softmax(9.0 * best)) if labels else plain
+
+    assert logits == pytest.approx(wanted, abs=1e-5)
+    assert near == pytest.approx(cosines.max(axis=1, initial=-1.0) if labels else np.ones(5))
+    for row, vector in enumerate(vectors):
+        one, similarity = HeadMath(head).apply_one(vector)
+        assert one == pytest.approx(wanted[row], abs=1e-5)
+        assert similarity == pytest.approx(near[row])
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def softmax(rows: np.ndarray) -> np.ndarray:
+    powers = np.exp(rows)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def test_one_text_reads_as_a_batch_of_one(tmp_path: Path) -> None:
+    """The hot path must not be another student."""
+    loaded = student(tmp_path, prototypes=True)
+    for text in TEXTS:
+        one, [many] = loaded.read(text), loaded.read_many([text])
+
+        assert one.logits == pytest.approx(many.logits, abs=1e-5)
+        assert one.similarity == pytest.approx(many.similarity, abs=1e-6)
+        assert one.truncated == many.truncated
 
 
 def test_a_truncated_text_says_so(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from understudy.router.policy import INVALID
-from understudy.router.score import SCORES, score, score_many
+from understudy.router.score import SCORES, judge, score, score_many
 from understudy.types.contract import Calibration
 from understudy.types.errors import InvalidValueError
 
@@ -128,3 +128,21 @@ def test_equal_numbers_are_the_least_sure() -> None:
     for name in set(SCORES) - {"learned", "energy"}:
         lowest = score([1.0] * 4, 0.9, Calibration(score=name)).confidence
         assert lowest <= 0.25
+
+
+def test_a_judged_row_names_its_best_classes_with_their_probabilities() -> None:
+    found = judge([0.0, 3.0, 1.0, 2.0], 0.9, Calibration(score="max_prob", temperature=2.0), top=3)
+    powers = np.exp(np.array([0.0, 3.0, 1.0, 2.0]) / 2.0)
+
+    assert (1, 3, 2) == found.best
+    assert found.shares == pytest.approx([powers[i] / powers.sum() for i in found.best])
+    assert found.score.confidence == pytest.approx(found.shares[0])
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_numbers_that_cannot_be_used_name_no_class(row: list[float]) -> None:
+    assert ((), ()) == judge(row, 0.9, PLAIN)[1:]
+
+
+def test_fewer_classes_than_asked_for_are_all_named() -> None:
+    assert (0, 1) == judge([2.0, 1.0], 0.9, PLAIN, top=5).best
