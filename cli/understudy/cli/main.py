@@ -23,7 +23,7 @@ from understudy.cli.commands.doctor import doctor
 from understudy.cli.commands.edge import app as edge
 from understudy.cli.commands.node import app as node
 from understudy.cli.commands.policy import app as policy
-from understudy.cli.commands.release import app as release
+from understudy.cli.commands.release_keys import app as release
 from understudy.cli.commands.simulate import HELP as SIMULATE_HELP
 from understudy.cli.commands.simulate import simulate
 from understudy.types.errors import UnderstudyError

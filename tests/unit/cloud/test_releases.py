@@ -21,6 +21,7 @@ from understudy.cloud.releases import (
     explain,
 )
 from understudy.cloud.releases.keys import FolderKeyRing
+from understudy.cloud.releases.signing import KeyChange
 from understudy.types.bundle import ENCODER, HEAD
 from understudy.types.errors import BundleError, ConfigError, InvalidValueError, SignatureError
 
@@ -220,7 +221,7 @@ class TestKeys:
         desk.publisher.publish(nights[0], "stable")
         old = ring.keys("targets")[0]
         new = ring.generate("targets")
-        desk.publisher.rotate("targets", [new])
+        desk.publisher.change_keys(KeyChange("targets", (new,)))
         ring.forget("targets", old.keyid)
         desk.publisher.publish(nights[1], "stable")
         desk.store.refresh()
@@ -239,7 +240,8 @@ class TestKeys:
         ring = FolderKeyRing(tmp_path / "k", PASSPHRASE)
         publisher = ReleaseRepository.open(tmp_path / "s").publisher(tmp_path / "k", PASSPHRASE)
         old = ring.keys("root")
-        publisher.rotate("root", [ring.generate("root"), ring.generate("root")], threshold=2)
+        fresh = (ring.generate("root"), ring.generate("root"))
+        publisher.change_keys(KeyChange("root", fresh, threshold=2))
         for key in old:
             ring.forget("root", key.keyid)
         publisher.publish(nights[0], "stable")
@@ -247,10 +249,6 @@ class TestKeys:
         store = ReleaseRepository.open(tmp_path / "s").store()
         assert 2 == Metadata[Root].from_bytes(store.trusted_root()).signed.version
         assert 1 == len(store.releases())
-
-    def test_more_signers_than_keys_cannot_be_asked_for(self, desk: Desk) -> None:
-        with pytest.raises(ConfigError):
-            desk.publisher.rotate("targets", [], threshold=1)
 
 
 class TestServing:
@@ -295,6 +293,30 @@ class TestServing:
         desk.store.refresh()
 
         assert [bundle_of(nights[0])] == [r.bundle for r in desk.store.releases()]
+
+    @pytest.mark.parametrize("data", [b"", b"\x00 nothing", b'{"signed": {}}'])
+    def test_what_is_no_metadata_is_passed_over(
+        self, desk: Desk, nights: list[Path], data: bytes
+    ) -> None:
+        desk.publisher.publish(nights[0], "stable")
+        (desk.home / "server" / "metadata" / "9.targets.json").write_bytes(data)
+
+        assert [bundle_of(nights[0])] == [r.bundle for r in desk.store.releases()]
+
+    def test_an_older_signature_under_a_newer_name_is_passed_over(
+        self, desk: Desk, nights: list[Path]
+    ) -> None:
+        """Else a thief of the disk has the publisher sign a withdrawn bundle anew."""
+        desk.publisher.publish(nights[0], "stable")
+        bad = desk.publisher.publish(nights[1], "stable")
+        metadata = desk.home / "server" / "metadata"
+        stale = (metadata / "3.targets.json").read_bytes()
+        desk.publisher.rollback(TASK, "stable")
+        (metadata / "9.targets.json").write_bytes(stale)
+        newest = desk.publisher.publish(nights[2], "stable")
+
+        assert 4 == newest.sequence
+        assert bad.bundle not in {r.bundle for r in desk.store.releases()}
 
     @pytest.mark.parametrize(
         "name",

@@ -122,6 +122,19 @@ def _when(release: Release) -> str:
     return moment.strftime("%Y-%m-%d %H:%M")
 
 
+@app.command(epilog="Example: understudy release withdraw 3f2a --task support-desk")
+def withdraw(
+    bundle: Annotated[str, typer.Argument(help="Id of the bundle, or its beginning.")],
+    task: Task = "classify",
+    releases: Releases = DEFAULT_RELEASES,
+    keys: Keys = DEFAULT_KEYS,
+) -> None:
+    """Takes every offer of a bundle back; nodes that have it keep it until the next release."""
+    full = _full_id(releases, bundle)
+    _publisher(releases, keys).withdraw(task, full)
+    typer.echo(f"withdrawn: {full[:12]}; no node can install it any more")
+
+
 @app.command(epilog="Example: understudy release verify 3f2a --releases releases")
 def verify(
     bundle: Annotated[str, typer.Argument(help="Id of the bundle, or its beginning.")],

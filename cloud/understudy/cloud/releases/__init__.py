@@ -10,17 +10,22 @@ from understudy.cloud.releases.publisher import Publisher, PublisherSettings
 from understudy.cloud.releases.release import Offer, Release, ReleaseKind
 from understudy.cloud.releases.repository import ReleaseRepository
 from understudy.cloud.releases.roles import Lifetimes
+from understudy.cloud.releases.rotation import KeyHolder, OutsideKey, Rotated, Rotation
 from understudy.cloud.releases.store import ReleaseStore
 
 __all__ = [
     "Finding",
+    "KeyHolder",
     "Lifetimes",
     "Offer",
+    "OutsideKey",
     "Publisher",
     "PublisherSettings",
     "Release",
     "ReleaseKind",
     "ReleaseRepository",
     "ReleaseStore",
+    "Rotated",
+    "Rotation",
     "explain",
 ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from securesystemslib.signer import Key
-from tuf.api.metadata import Metadata, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Root, Snapshot, TargetFile, Targets, Timestamp
 
 from understudy.cloud.releases.disk import Blobs, locked
 from understudy.cloud.releases.keys import KeyRing
@@ -30,7 +30,8 @@ from understudy.cloud.releases.release import (
     releases_of,
 )
 from understudy.cloud.releases.residual import Delta, make_delta
-from understudy.cloud.releases.roles import Lifetimes, RoleFiles, expiry, sign
+from understudy.cloud.releases.roles import Lifetimes, RoleFiles
+from understudy.cloud.releases.signing import KeyChange, Pen
 from understudy.types.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -85,6 +86,7 @@ class Publisher:
         self._clock = clock
         self._roles = RoleFiles(directory / _METADATA)
         self._blobs = Blobs(directory / _BLOBS)
+        self._pen = Pen(self._roles, keys, self._settings.lifetimes, clock)
 
     def create(self, online: Mapping[str, Key], *, root_threshold: int = 1) -> None:
         """Makes an empty repository whose root trusts our keys and the server's.
@@ -109,8 +111,8 @@ class Publisher:
         for role in (Snapshot.type, Timestamp.type):
             root.add_key(online[role], role)
         root.roles[Root.type].threshold = root_threshold
-        self._sign_root(root)
-        self._sign_targets(Targets(unrecognized_fields={SEQUENCE: 0}))
+        self._pen.write_first_root(root)
+        self._pen.write_targets(Targets(unrecognized_fields={SEQUENCE: 0}), root)
 
     def publish(
         self, bundle_dir: Path | str, channel: str, *, note: str = "", retry: bool = False
@@ -177,31 +179,44 @@ class Publisher:
                 retry=False,
             )  # fmt: skip
 
-    def renew(self) -> None:
-        """Signs the targets again, unchanged, so that they do not expire."""
-        with locked(self._directory):
-            self._sign_targets(self._targets())
+    def withdraw(self, task: str, bundle: str) -> None:
+        """Takes every offer of a bundle back; who has it keeps it until a newer release comes.
 
-    def rotate(self, role: str, new: list[Key], *, threshold: int = 1) -> None:
-        """Replaces the keys that may sign for a role; signed by the old and the new root keys.
+        Raises:
+            BundleError: If no channel offers it.
+        """
+        with locked(self._directory):
+            targets, target = self._targets(), bundle_target(task, bundle)
+            if targets.targets.pop(target, None) is None:
+                raise BundleError(f"no channel offers the bundle {bundle[:12]} of '{task}'")
+            self._drop_unused(targets)
+            self._sign(targets)
+
+    def renew(self, *, root: bool = False) -> None:
+        """Signs the targets again, unchanged, so that they do not expire; the root on request.
+
+        Raises:
+            ConfigError: If too few keys can sign.
+        """
+        with locked(self._directory):
+            if root:
+                self._pen.change_root(self._root())
+            self._sign(self._targets())
+
+    def change_keys(self, *changes: KeyChange) -> int:
+        """Replaces the keys of roles; signed by the root keys before and after.
 
         The ring must still hold the old root keys; forget them afterwards.
 
+        Returns:
+            The version of the new root.
+
         Raises:
-            ConfigError: If fewer keys are given than must sign.
+            ConfigError: If too few keys can sign; nothing is written then.
         """
-        if len(new) < threshold:
-            raise ConfigError(f"{threshold} keys must sign for {role}, but {len(new)} are given")
         with locked(self._directory):
-            root = self._roles.root().signed
-            for keyid in list(root.roles[role].keyids):
-                root.revoke_key(keyid, role)
-            for key in new:
-                root.add_key(key, role)
-            root.roles[role].threshold = threshold
-            self._sign_root(root)
-            if role == Targets.type:
-                self._sign_targets(self._newest_targets())
+            self._pen.change_root(self._root(), changes)
+            return self._root().version
 
     def _offer(  # noqa: PLR0913, PLR0917 - the one place where an offer is made
         self,
@@ -228,7 +243,7 @@ class Publisher:
         file.unrecognized_fields["custom"] = encode_offers([*others, offer])
         targets.unrecognized_fields[SEQUENCE] = sequence
         self._retire(targets, task, channel)
-        self._sign_targets(targets)
+        self._sign(targets)
         return Release(task=task, bundle=bundle, target=target, offer=offer)
 
     def _add_bundle(self, targets: Targets, manifest: Manifest, manifest_bytes: bytes) -> str:
@@ -269,6 +284,9 @@ class Publisher:
         mine = [r for r in releases_of(targets) if (r.task, r.channel) == (task, channel)]
         for old in mine[: -self._settings.kept_offers]:
             self._withdraw(targets, old.target, channel)
+        self._drop_unused(targets)
+
+    def _drop_unused(self, targets: Targets) -> None:
         bundles = {r.bundle for r in releases_of(targets)}
         files = {e.sha256 for b in bundles for e in self._manifest(b).files.values()}
         for path in list(targets.targets):
@@ -290,25 +308,14 @@ class Publisher:
     def _manifest(self, bundle: str) -> Manifest:
         return decode_manifest(self._blobs.get(bundle))
 
+    def _root(self) -> Root:
+        return self._roles.root().signed
+
     def _targets(self) -> Targets:
-        return self._roles.targets(self._roles.root().signed).signed
+        return self._roles.targets(self._root()).signed
 
-    def _newest_targets(self) -> Targets:
-        """The newest targets whoever signed them: read before their key was revoked."""
-        version = self._roles.versions(Targets.type)[-1]
-        data = self._roles.read(f"{version}.targets.json")
-        return Metadata[Targets].from_bytes(data).signed
-
-    def _sign_targets(self, targets: Targets) -> None:
-        targets.version = max(self._roles.versions(Targets.type), default=0) + 1
-        targets.expires = expiry(self._clock(), self._settings.lifetimes.targets)
-        signers = self._keys.signers(Targets.type)
-        self._roles.write(Targets.type, sign(Metadata(targets), signers))
-
-    def _sign_root(self, root: Root) -> None:
-        root.version = max(self._roles.versions(Root.type), default=0) + 1
-        root.expires = expiry(self._clock(), self._settings.lifetimes.root)
-        self._roles.write(Root.type, sign(Metadata(root), self._keys.signers(Root.type)))
+    def _sign(self, targets: Targets) -> None:
+        self._pen.write_targets(targets, self._root())
 
 
 def _read(folder: Path, name: str, limit: int) -> bytes:

@@ -16,6 +16,7 @@ from tuf.api.metadata import Root, Snapshot, Targets, Timestamp
 
 from understudy.cloud.releases.keys import FolderKeyRing
 from understudy.cloud.releases.publisher import Publisher, PublisherSettings
+from understudy.cloud.releases.rotation import KeyHolder, Rotated, Rotation, rotate
 from understudy.cloud.releases.store import ReleaseStore
 from understudy.types.errors import ConfigError
 
@@ -101,3 +102,15 @@ class ReleaseRepository:
         """The publisher's side, for who has the keys; no key is opened before it is needed."""
         ring = FolderKeyRing(Path(keys), passphrase)
         return Publisher(self.directory, ring, self._settings, self._clock)
+
+    def rotate(self, rotation: Rotation, keys: Path | str, passphrase: str | None) -> Rotated:
+        """Replaces keys, for who has the root keys; nodes follow at their next check-in.
+
+        Raises:
+            ConfigError: If too few root keys can sign; everything stays as it was then.
+        """
+        ring = FolderKeyRing(Path(keys), passphrase)
+        theirs = ring
+        if rotation.holder is KeyHolder.ONLINE:
+            theirs = FolderKeyRing(self.directory / "online", None)
+        return rotate(rotation, theirs, self.publisher(keys, passphrase).change_keys)

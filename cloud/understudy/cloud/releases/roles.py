@@ -90,14 +90,14 @@ class RoleFiles:
         versions = self.versions(Root.type)
         if not versions:
             raise ConfigError(f"{self.directory} holds no root; create the repository first")
-        trusted = self._load(Root, f"{versions[0]}.root.json")
+        trusted = self._load(Root, versions[0])
         _verified(trusted.signed, Root.type, trusted)
-        for version in versions[1:]:
-            newer = self._load(Root, f"{version}.root.json")
+        for version in range(versions[0] + 1, versions[-1] + 1):
             try:
+                newer = self._load(Root, version)
                 _verified(trusted.signed, Root.type, newer)
                 _verified(newer.signed, Root.type, newer)
-            except SignatureError:
+            except BundleError:
                 break
             trusted = newer
         return trusted
@@ -117,7 +117,7 @@ class RoleFiles:
     def timestamp(self, root: Root) -> Metadata[Timestamp] | None:
         """The timestamp, if there is one that the root trusts."""
         try:
-            found = self._load(Timestamp, "timestamp.json")
+            found = self._read(Timestamp, "timestamp.json")
             _verified(root, Timestamp.type, found)
         except BundleError:
             return None
@@ -131,15 +131,23 @@ class RoleFiles:
 
     def _newest(self, cls: type[S], role: str, root: Root) -> Metadata[S]:
         for version in reversed(self.versions(role)):
-            found = self._load(cls, f"{version}.{role}.json")
             try:
+                found = self._load(cls, version)
                 _verified(root, role, found)
-            except SignatureError:
+            except BundleError:
                 continue
             return found
         raise BundleError(f"{self.directory} holds no {role} signed by a key the root trusts")
 
-    def _load(self, cls: type[S], name: str) -> Metadata[S]:
+    def _load(self, cls: type[S], version: int) -> Metadata[S]:
+        """A role's file of that name, if it holds that version: an older one may be signed too."""
+        name = f"{version}.{cls.type}.json"
+        loaded = self._read(cls, name)
+        if loaded.signed.version != version:
+            raise BundleError(f"{name} holds version {loaded.signed.version}")
+        return loaded
+
+    def _read(self, cls: type[S], name: str) -> Metadata[S]:
         try:
             loaded: Metadata[S] = Metadata.from_bytes(self.read(name))
         except DeserializationError as error:

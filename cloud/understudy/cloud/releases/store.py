@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from securesystemslib.signer import Signer
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, Targets, Timestamp
 
 from understudy.cloud.releases.disk import Blobs, locked
 from understudy.cloud.releases.keys import KeyRing
 from understudy.cloud.releases.release import Release, releases_of
 from understudy.cloud.releases.roles import Lifetimes, RoleFiles, expiry, sign
-from understudy.types.errors import BundleError
+from understudy.types.errors import BundleError, ConfigError
 
 _METADATA, _BLOBS = "metadata", "blobs"
 _DAY_S = 86_400.0
@@ -121,6 +122,7 @@ class ReleaseStore:
 
         Raises:
             BundleError: If the newest targets are not signed by a key the root trusts.
+            ConfigError: If the server's own keys are missing.
         """
         with self._mutex:
             if self._seen == (seen := self._look()) and self._clock() < seen.due_unix_s:
@@ -149,18 +151,18 @@ class ReleaseStore:
             snapshot is not None and _meta(snapshot, targets) != snapshot.signed.meta
         )
         if snapshot is None or renew_snapshot:
-            snapshot = self._sign_snapshot(snapshot, targets)
+            snapshot = self._sign_snapshot(root, snapshot, targets)
             renew_snapshot = True
         stale = timestamp is None or self._is_stale(timestamp, self._lifetimes.timestamp)
         behind = timestamp is not None and (
             timestamp.signed.snapshot_meta.version != snapshot.signed.version
         )
         if stale or behind:
-            self._sign_timestamp(timestamp, snapshot)
+            self._sign_timestamp(root, timestamp, snapshot)
         return renew_snapshot or stale or behind
 
     def _sign_snapshot(
-        self, old: Metadata[Snapshot] | None, targets: Metadata[Targets]
+        self, root: Root, old: Metadata[Snapshot] | None, targets: Metadata[Targets]
     ) -> Metadata[Snapshot]:
         version = max(self._roles.versions(Snapshot.type), default=0) + 1
         signed = Snapshot(
@@ -168,12 +170,12 @@ class ReleaseStore:
             expires=expiry(self._clock(), self._lifetimes.snapshot),
             meta=_meta(old, targets),
         )
-        metadata = sign(Metadata(signed), self._keys.signers(Snapshot.type))
+        metadata = sign(Metadata(signed), self._signers(root, Snapshot.type))
         self._roles.write(Snapshot.type, metadata)
         return metadata
 
     def _sign_timestamp(
-        self, old: Metadata[Timestamp] | None, snapshot: Metadata[Snapshot]
+        self, root: Root, old: Metadata[Timestamp] | None, snapshot: Metadata[Snapshot]
     ) -> None:
         data = self._roles.read(f"{snapshot.signed.version}.snapshot.json")
         signed = Timestamp(
@@ -181,8 +183,19 @@ class ReleaseStore:
             expires=expiry(self._clock(), self._lifetimes.timestamp),
             snapshot_meta=MetaFile.from_data(snapshot.signed.version, data, ["sha256"]),
         )
-        metadata = sign(Metadata(signed), self._keys.signers(Timestamp.type))
+        metadata = sign(Metadata(signed), self._signers(root, Timestamp.type))
         self._roles.write(Timestamp.type, metadata)
+
+    def _signers(self, root: Root, role: str) -> list[Signer]:
+        """Those of our keys that the root names; without one, nothing on the disk is touched."""
+        role_keys = root.roles[role]
+        signers = self._keys.signers(role, role_keys.keyids)
+        if len(signers) < role_keys.threshold:
+            raise ConfigError(
+                f"the server has no {role} key that the root names; restore "
+                f"{self._directory / 'online'}, or run `understudy release rotate online`"
+            )
+        return signers
 
     def _last_timestamp(self) -> int:
         """The version on disk even if its key is no longer trusted: versions only grow."""
