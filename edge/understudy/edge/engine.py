@@ -266,6 +266,8 @@ class Engine:
             slice_name=request.slice_name,
             budget_threshold=self.purse.threshold,
         )
+        # Numbers that cannot be used have confidence 0 already; foreign input is as doubtful.
+        self.purse.see(0.0 if judged.score.foreign else judged.score.confidence)
         best = [labels[place] for place in judged.best]
         return Ask(
             request_id, text, started, started + request.deadline_ms / 1000, request, loaded,

@@ -4,13 +4,47 @@ from __future__ import annotations
 
 import random
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pytest
 
+from simulators.bundles import build_bundle
+from understudy.edge import EdgeClient, EdgeConfig
+from understudy.edge.config import AuditConfig, ContractConfig, SpoolConfig, UpdaterConfig
+from understudy.edge.ports import Outcome, Receipt
 from understudy.edge.purse import RECENT, Purse
 from understudy.router.budget import Spending
+from understudy.types.contract import Precedence
 from understudy.types.decision import NEVER_KEEP
+from understudy.types.records import EscalationRecord, TeacherLabel
+from understudy.types.release import Directive, NodeStatus
+
+
+class Teacher:
+    """A cloud in memory that remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def predict(
+        self, record: EscalationRecord, timeout_s: float, *, traceparent: str = ""
+    ) -> TeacherLabel:
+        assert timeout_s > 0
+        assert not traceparent
+        self.asked.append(record.text)
+        return TeacherLabel("sim", "hash", ("refund", "card"), (-0.1, -2.4))
+
+    def predict_batch(
+        self, records: Sequence[EscalationRecord], timeout_s: float, *, traceparent: str = ""
+    ) -> list[Outcome]:
+        return [self.predict(r, timeout_s, traceparent=traceparent) for r in records]
+
+    def report(self, records: Sequence[EscalationRecord], timeout_s: float) -> list[Receipt]:
+        raise NotImplementedError
+
+    def check_in(self, status: NodeStatus, timeout_s: float) -> Directive:
+        raise NotImplementedError
 
 
 def play(purse: Purse, confidences: Iterable[float]) -> list[bool]:
@@ -82,3 +116,23 @@ def test_what_is_remembered_does_not_grow_with_the_traffic() -> None:
         tracemalloc.stop()
 
     assert held < 100 * RECENT
+
+
+def test_a_client_spends_its_budget_on_what_it_doubts_most(tmp_path: Path) -> None:
+    build_bundle(tmp_path / "b", certified=False)
+    teacher = Teacher()
+    config = EdgeConfig(
+        bundle=str(tmp_path / "b"),
+        contract=ContractConfig(max_teacher_share=0.2, precedence=Precedence.BUDGET),
+        audit=AuditConfig(rate=1e-9),
+        spool=SpoolConfig(enabled=False),
+        updater=UpdaterConfig(enabled=False),
+        deadline_ms=10_000,
+    )
+    with EdgeClient.open(config, cloud=teacher) as client:
+        for _ in range(60):
+            client.predict("the machine swallowed my card")
+            client.predict("qqq")
+
+    assert 20 <= len(teacher.asked) <= 25
+    assert {"qqq"} == set(teacher.asked[1:])
