@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from understudy.cli.night_inputs import night_teacher, opened_log, read_sources, seed_examples
 from understudy.cli.passphrase import passphrase
-from understudy.cli.rows import Row, read_rows, require_labels
+from understudy.cli.rows import read_rows
 from understudy.types.bundle import MANIFEST
 from understudy.types.errors import ConfigError
 
 if TYPE_CHECKING:
     from understudy.cloud.config import CloudConfig
     from understudy.cloud.releases import ReleaseRepository, ReleaseStore
+    from understudy.distill_loop.night import Sources
     from understudy.distill_loop.plan import NightPlan
     from understudy.distill_loop.publish import Publish
     from understudy.distill_loop.recipe import Recipe
-    from understudy.distill_loop.rows import Example
+    from understudy.distill_loop.refresh import RefreshResult
     from understudy.distill_loop.run import NightResult
+    from understudy.distill_loop.triggers import Call
+    from understudy.types.records import LoggedRow
+
+FIRST = "day-0"
+"""Name of the night that makes the first student."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +43,8 @@ class NightPlaces:
         seed: Labelled rows the first student starts from, and that always train; None for none.
         channel: Channel to offer the new student to.
         history: Rows whose texts, not labels, teach the first student's encoder; None for none.
+        folder: Folder that paths of the recipe are relative to.
+        where: Overrules the recipe's `where.use`; empty for the recipe's.
     """
 
     recipe: str
@@ -44,6 +54,8 @@ class NightPlaces:
     seed: Path | None
     channel: str = "stable"
     history: Path | None = None
+    folder: Path = Path()
+    where: str = ""
 
 
 def places_beside(
@@ -56,6 +68,7 @@ def places_beside(
     channel: str,
     ship: bool,
     history: Path | None = None,
+    where: str = "",
 ) -> NightPlaces:
     """Fills in what was not said: files beside the recipe, the workspace in the cloud's state."""
     from understudy.cloud.config import load_config
@@ -73,6 +86,8 @@ def places_beside(
         seed=seed or (beside if beside.exists() else None),
         channel=channel,
         history=history,
+        folder=folder,
+        where=where,
     )
 
 
@@ -85,29 +100,67 @@ def run_nightly(
         ConfigError: If a file or key is missing.
         DataError: If there is nothing to learn from.
     """
-    from understudy.cloud.parts import open_log
-    from understudy.distill_loop.night import Sources
-    from understudy.distill_loop.run import first_student, run_night
+    from understudy.distill_loop.run import run_night
     from understudy.distill_loop.workspace import Workspace
 
-    recipe, cloud = _recipe(places), _cloud(places)
-    repository = _repository(cloud) if places.keys else None
-    workspace = Workspace(places.workspace)
-    seed = seed_examples(places.seed)
-    publish = _publish(places, repository)
+    recipe, cloud = read_recipe(places), _cloud(places)
+    publish = _publish(places, cloud)
+    with opened_log(cloud) as log, night_teacher(recipe, cloud) as teacher:
+        sources = _sources(places, recipe, cloud, log.scan())
+        return run_night(
+            recipe,
+            Workspace(places.workspace),
+            sources,
+            name=name if sources.champion else FIRST,
+            teacher=teacher,
+            publish=publish,
+            progress=progress,
+        )
+
+
+def refresh_nightly(places: NightPlaces) -> RefreshResult:
+    """Fits head, prototypes and calibration anew on the champion's encoder, now.
+
+    Raises:
+        ConfigError: If a file or key is missing.
+        DataError: If there is no champion, or nothing to learn from.
+    """
+    from understudy.distill_loop.refresh import refresh_head
+    from understudy.distill_loop.workspace import Workspace
+
+    recipe, cloud = read_recipe(places), _cloud(places)
+    publish = _publish(places, cloud)
+    with opened_log(cloud) as log:
+        sources = _sources(places, recipe, cloud, log.scan())
+        return refresh_head(recipe, Workspace(places.workspace), sources, publish=publish)
+
+
+def due_nightly(places: NightPlaces, now_unix_s: float) -> Call:
+    """What the recipe's `schedule` asks for now: a night, a refresh or nothing, and why.
+
+    Raises:
+        ConfigError: If a file is missing.
+    """
+    from understudy.distill_loop.triggers import loop_state, what_is_due
+    from understudy.distill_loop.workspace import Workspace
+
+    recipe, cloud = read_recipe(places), _cloud(places)
     champion = find_champion(recipe.task, places, cloud)
-    if champion is None:
-        texts = [row.text for row in read_rows(places.history)] if places.history else []
-        first = first_student(recipe, workspace, seed, unlabelled=texts, progress=progress)
-        if publish is not None:
-            publish(first.directory, "first student")
-        return first
-    log = open_log(cloud)
-    try:
-        sources = Sources(log=log.scan(), seed=seed, champion=champion)
-        return run_night(recipe, workspace, sources, name=name, publish=publish, progress=progress)
-    finally:
-        log.close()
+    with opened_log(cloud) as log:
+        answered = [row.logged_unix_s for row in log.scan() if row.teacher is not None]
+    clock = Workspace(places.workspace).clock()
+    drift = champion is not None and _night_is_asked_for(cloud, champion.name)
+    return what_is_due(loop_state(answered, clock, now_unix_s, drift=drift), recipe.schedule)
+
+
+def due_name(places: NightPlaces, now: datetime) -> str:
+    """Name of a night that is due: one that was begun today and killed, else a new one."""
+    from understudy.distill_loop.workspace import Workspace
+
+    workspace = Workspace(places.workspace)
+    begun = workspace.unfinished(now.timestamp() - 86_400.0)
+    today = now.strftime("%Y-%m-%d")
+    return begun or (today if workspace.night(today) is None else now.strftime("%Y-%m-%dT%H%M"))
 
 
 def plan_nightly(places: NightPlaces) -> NightPlan:
@@ -117,19 +170,55 @@ def plan_nightly(places: NightPlaces) -> NightPlan:
         ConfigError: If a file is missing.
         DataError: If there is nothing to learn from.
     """
-    from understudy.cloud.parts import open_log
-    from understudy.distill_loop.night import Sources
     from understudy.distill_loop.plan import plan_night
     from understudy.distill_loop.workspace import Workspace
 
-    recipe, cloud = _recipe(places), _cloud(places)
-    champion = find_champion(recipe.task, places, cloud)
-    log = open_log(cloud)
-    try:
-        sources = Sources(log=log.scan(), seed=seed_examples(places.seed), champion=champion)
+    recipe, cloud = read_recipe(places), _cloud(places)
+    with opened_log(cloud) as log:
+        sources = _sources(places, recipe, cloud, log.scan())
         return plan_night(recipe, Workspace(places.workspace), sources)
+
+
+def keep_report(places: NightPlaces, name: str) -> Path:
+    """Writes the page of a night that has ended where the console looks for it."""
+    from understudy.distill_loop.report import write_report
+    from understudy.distill_loop.workspace import Workspace
+
+    cloud = _cloud(places)
+    page = cloud.path(cloud.operator.reports_dir) / f"{name}.html"
+    return write_report(Workspace(places.workspace), name, page)
+
+
+def _sources(
+    places: NightPlaces, recipe: Recipe, cloud: CloudConfig, log: Iterable[LoggedRow]
+) -> Sources:
+    named = read_sources(recipe, places.folder)
+    history = read_rows(places.history) if places.history else ()
+    return replace(
+        named,
+        log=log,
+        seed=seed_examples(places.seed),
+        unlabelled=(*named.unlabelled, *(row.text for row in history)),
+        champion=find_champion(recipe.task, places, cloud),
+    )
+
+
+def _night_is_asked_for(cloud: CloudConfig, bundle: str) -> bool:
+    """True if the live watch over that bundle has raised its alarm."""
+    from understudy.cloud.config import LogBackend
+    from understudy.cloud.parts import open_state
+    from understudy.cloud.watch import SharedAdvice
+
+    if cloud.log.backend is LogBackend.SQLITE and not cloud.path("state.db").exists():
+        return False
+    state = open_state(cloud)
+    try:
+        advice = SharedAdvice(state)
+        advice.refresh()
+        standing = advice.standings.get(bundle)
+        return standing is not None and standing.night
     finally:
-        log.close()
+        state.close()
 
 
 def find_champion(task: str, places: NightPlaces, cloud: CloudConfig) -> Path | None:
@@ -147,33 +236,22 @@ def find_champion(task: str, places: NightPlaces, cloud: CloudConfig) -> Path | 
     return _fetch(repository, current.bundle, places.workspace / "champions" / current.bundle)
 
 
-def seed_examples(path: Path | None) -> tuple[Example, ...]:
-    """Labelled rows of a file as the night wants them.
+def read_recipe(places: NightPlaces) -> Recipe:
+    """The recipe, learning where the command line says.
 
     Raises:
-        DataError: If the file cannot teach.
+        ConfigError: If there is no such recipe, or it does not fit.
     """
-    if path is None:
-        return ()
-    rows = read_rows(path)
-    require_labels(path, rows)
-    return as_examples(rows)
-
-
-def as_examples(rows: tuple[Row, ...]) -> tuple[Example, ...]:
-    """Rows labelled by a person."""
-    from understudy.distill_loop.rows import Example, Origin
-
-    return tuple(
-        Example(id=f"seed-{row.id}", text=row.text, label=row.recorded, origin=Origin.SEED)
-        for row in rows
-    )
-
-
-def _recipe(places: NightPlaces) -> Recipe:
+    from understudy.distill_loop.inputs import Where
     from understudy.distill_loop.recipe import load_recipe
 
-    return load_recipe(places.recipe, os.environ)
+    recipe = load_recipe(places.recipe, os.environ)
+    if not places.where:
+        return recipe
+    known = [where.value for where in Where]
+    if places.where not in known:
+        raise ConfigError(f"--where is '{places.where}'; known are: {', '.join(known)}")
+    return replace(recipe, where=replace(recipe.where, use=Where(places.where)))
 
 
 def _cloud(places: NightPlaces) -> CloudConfig:
@@ -188,11 +266,12 @@ def _repository(cloud: CloudConfig) -> ReleaseRepository:
     return ReleaseRepository.open(cloud.path(cloud.releases_dir))
 
 
-def _publish(places: NightPlaces, repository: ReleaseRepository | None) -> Publish | None:
+def _publish(places: NightPlaces, cloud: CloudConfig) -> Publish | None:
     from understudy.distill_loop.publish import to_channel
 
-    if places.keys is None or repository is None:
+    if places.keys is None:
         return None
+    repository = _repository(cloud)
     if not places.keys.is_dir():
         raise ConfigError(f"{places.keys}: no publisher's keys; `understudy release init` first")
     return to_channel(repository.publisher(places.keys, passphrase()), places.channel)

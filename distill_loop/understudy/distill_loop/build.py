@@ -7,18 +7,15 @@ group `understudy.student`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
 
 from understudy.distill_loop import components
 from understudy.distill_loop.base import Base
+from understudy.distill_loop.plugins import find_plugin
 from understudy.distill_loop.recipe import StudentRecipe
 from understudy.distill_loop.static import static
 from understudy.distill_loop.student import StudentModel, cut_student
-from understudy.types.config import nearest_key
-from understudy.types.errors import ConfigError
 
 Builder = Callable[[StudentRecipe, Base, Iterable[str]], StudentModel]
-GROUP = "understudy.student"
 
 BUILDERS: dict[str, Builder] = {
     "slim": cut_student,
@@ -47,11 +44,5 @@ def find_builder(name: str) -> Builder:
     Raises:
         ConfigError: If there is neither.
     """
-    if name in BUILDERS:
-        return BUILDERS[name]
-    plugins = {point.name: point for point in entry_points(group=GROUP)}
-    if name in plugins:
-        builder: Builder = plugins[name].load()
-        return builder
-    known = sorted({*BUILDERS, *plugins})
-    raise ConfigError(f"there is no student '{name}'.{nearest_key(name, known)}")
+    builder: Builder = find_plugin("student", name, BUILDERS)
+    return builder

@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from understudy.distill_loop.candidate import Answers, Candidate, answer, scores_of
 from understudy.distill_loop.curate import redact
-from understudy.distill_loop.gate import Sheet
+from understudy.distill_loop.evidence import Sheet
 from understudy.distill_loop.rows import Example
-from understudy.distill_loop.statistics import area_under_curve
 from understudy.edge.student import Student
 from understudy.router.certificate import certify
 from understudy.types.contract import Certificate, Contract
 
 MAX_DRAWN = 2000
+WARM_UP = 2
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,8 @@ def sit(candidate: Candidate, student: Student, exam: Exam, contract: Contract) 
         confidence=scores.effective,
         certificate=_certificate(candidate, student, exam, contract),
         encoder_bytes=len(candidate.encoder) + sum(map(len, (candidate.extra or {}).values())),
-        ood_auc=_foreign_auc(candidate, student, exam, scores.effective),
+        finite=bool(np.isfinite(judged.output.logits).all()),
+        foreign=_foreign(candidate, student, exam),
         pinned_broken=_broken(answer(student, exam.pinned), exam.pinned),
         gold_right=_gold(student, exam.gold),
     )
@@ -68,20 +70,19 @@ def sit(candidate: Candidate, student: Student, exam: Exam, contract: Contract) 
 
 def compare_latency(
     old: Student, new: Student, texts: Sequence[str], most: int = 50
-) -> tuple[float, float]:
-    """Median time of one row by each student, milliseconds; NaN without rows.
+) -> tuple[Numbers, Numbers]:
+    """Times of one row by each student, milliseconds, (L,); empty without rows.
 
     The two take turns, text by text, so that whatever else the machine does slows both alike.
     """
     times: tuple[list[float], list[float]] = ([], [])
-    for text in [*texts[:2], *texts[:most]]:
+    for text in [*texts[:WARM_UP], *texts[:most]]:
         for student, kept in zip((old, new), times, strict=True):
             start = time.perf_counter()
             student.run([text])
             kept.append((time.perf_counter() - start) * 1e3)
-    if len(times[0]) <= 2:
-        return float("nan"), float("nan")
-    return float(np.median(times[0][2:])), float(np.median(times[1][2:]))
+    before, after = (np.array(kept[WARM_UP:], np.float64) for kept in times)
+    return before, after
 
 
 def pictures(new: Sheet, old: Sheet | None, exam: Exam) -> dict[str, Any]:
@@ -119,13 +120,11 @@ def _certificate(
     return certify(scores_of(candidate, answers.output).effective, answers.agree, contract)
 
 
-def _foreign_auc(
-    candidate: Candidate, student: Student, exam: Exam, own: NDArray[np.float64]
-) -> float:
-    foreign = student.run(list(exam.foreign)) if exam.foreign else None
-    if foreign is None:
-        return float("nan")
-    return area_under_curve(scores_of(candidate, foreign).effective, own)
+def _foreign(candidate: Candidate, student: Student, exam: Exam) -> Numbers:
+    """Confidence on the foreign rows."""
+    if not exam.foreign:
+        return np.zeros(0)
+    return scores_of(candidate, student.run(list(exam.foreign))).effective
 
 
 def _broken(answers: Answers, rows: Sequence[Example]) -> tuple[str, ...]:

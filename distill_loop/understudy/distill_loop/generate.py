@@ -20,8 +20,8 @@ _LINES = 5
 
 def generate(
     teacher: NightTeacher, rows: Sequence[Example], labels: tuple[str, ...], recipe: Recipe
-) -> tuple[tuple[Example, ...], int]:
-    """New rows for thin classes, and how many answers of the teacher they cost."""
+) -> tuple[Example, ...]:
+    """New rows for thin classes."""
     by_class: dict[str, list[Example]] = defaultdict(list)
     for row in rows:
         by_class[row.target].append(row)
@@ -29,12 +29,11 @@ def generate(
     prompts = _prompts(thin, by_class, recipe.data.generate)
     texts = _fresh(teacher.write(prompts), rows)[: recipe.data.generate]
     answers = teacher.label(texts, labels) if texts else []
-    made = tuple(
+    return tuple(
         Example(id=_id(text), text=text, teacher=answer, origin=Origin.SYNTHETIC)
         for text, answer in zip(texts, answers, strict=True)
         if answer is not None
     )
-    return made, len(prompts) + len(texts)
 
 
 def prompt_for(label: str, examples: Sequence[str], other: str, other_example: str) -> str:

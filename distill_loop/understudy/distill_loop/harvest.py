@@ -26,9 +26,11 @@ from understudy.distill_loop.curate import (
 from understudy.distill_loop.discover import approved_rows, keep_proposals, propose, unknown_rows
 from understudy.distill_loop.generate import generate
 from understudy.distill_loop.lesson import label_index
+from understudy.distill_loop.naming import name_examples
 from understudy.distill_loop.night import Night
+from understudy.distill_loop.plugins import find_plugin
 from understudy.distill_loop.replay import read_buffer, refill, write_buffer
-from understudy.distill_loop.rows import Example, Origin, from_log, with_teacher
+from understudy.distill_loop.rows import Example, Origin, from_log, text_key, with_teacher
 from understudy.distill_loop.select import choose
 from understudy.distill_loop.split import Folds, split
 from understudy.edge.student import Student
@@ -46,7 +48,8 @@ def collect(night: Night) -> tuple[Example, ...]:
     """
     with night.stage("collect"):
         loose = night.recipe.split.uncertified_unbiased
-        logged = from_log(night.sources.log, uncertified_unbiased=loose)
+        seen = (row for row in night.sources.log if row.logged_unix_s <= night.now_unix_s)
+        logged = from_log(seen, uncertified_unbiased=loose)
         texts = (
             Example(id=f"text-{i}", text=text, origin=Origin.UNLABELLED)
             for i, text in enumerate(night.sources.unlabelled)
@@ -54,11 +57,24 @@ def collect(night: Night) -> tuple[Example, ...]:
         replayed = read_buffer(_buffer(night))
         fresh = within(logged, night.now_unix_s, night.recipe.data.window_days)
         approved = approved_rows(night.workspace)
-        rows = unique_ids(readable((*night.sources.seed, *approved, *fresh, *replayed, *texts)))
+        filed = (*night.sources.seed, *night.sources.files, *approved)
+        brought = _brought(night)
+        rows = unique_ids(readable((*filed, *brought, *fresh, *replayed, *texts)))
         night.counts |= {"logged": len(logged), "seed": len(night.sources.seed)}
+        night.counts |= {"files": len(night.sources.files), "replayed": len(replayed)}
         if not any(row.target for row in rows):
             raise DataError("there is no labelled row: a night needs seed or teacher labels")
         return rows
+
+
+def _brought(night: Night) -> tuple[Example, ...]:
+    """Rows of other packages' sources; none of them may certify, whatever they say."""
+    brought = (
+        row
+        for name in night.recipe.sources.plugins
+        for row in find_plugin("source", name)(night.recipe)
+    )
+    return tuple(replace(row, unbiased=False) for row in brought)
 
 
 def label(night: Night, rows: tuple[Example, ...]) -> tuple[Example, ...]:
@@ -66,13 +82,13 @@ def label(night: Night, rows: tuple[Example, ...]) -> tuple[Example, ...]:
     with night.stage("label"):
         wanted = [i for i, row in enumerate(rows) if row.teacher is None and not row.label]
         budget = night.recipe.data.teacher_budget
-        if night.teacher is None or not wanted or budget <= 0:
+        teacher = night.kept_teacher
+        if teacher is None or not wanted or budget <= 0:
             return rows
         audits = [i for i in wanted if rows[i].unbiased][:budget]
         others = [i for i in wanted if not rows[i].unbiased]
         picked = [*audits, *_pick(night, rows, others, budget - len(audits))]
-        answers = night.teacher.label([rows[i].text for i in picked], night.recipe.labels)
-        night.teacher_calls += len(picked)
+        answers = teacher.label([rows[i].text for i in picked], night.recipe.labels)
         labelled = list(rows)
         for i, answer in zip(picked, answers, strict=True):
             labelled[i] = rows[i] if answer is None else with_teacher(rows[i], answer)
@@ -95,6 +111,7 @@ def deal(night: Night, rows: tuple[Example, ...]) -> Folds:
     folds = split(rows, night.recipe.split)
     with night.stage("curate"):
         folds = replace(folds, train=curate(night, folds.train))
+        folds = replace(folds, train=(*folds.train, *_names(night, folds)))
     night.counts |= {
         "train": len(folds.train),
         "calibration": len(folds.calibration),
@@ -102,6 +119,15 @@ def deal(night: Night, rows: tuple[Example, ...]) -> Folds:
         "certificate": len(folds.certificate),
     }
     return folds
+
+
+def _names(night: Night, folds: Folds) -> tuple[Example, ...]:
+    """The names of tonight's classes, if the recipe reads them; none that is there already."""
+    if not night.recipe.data.names:
+        return ()
+    known = {text_key(row.text) for row in (*folds.train, *folds.gate)}
+    names = name_examples(night.labels(folds))
+    return tuple(row for row in names if text_key(row.text) not in known)
 
 
 def curate(night: Night, rows: Sequence[Example]) -> tuple[Example, ...]:
@@ -114,7 +140,9 @@ def curate(night: Night, rows: Sequence[Example]) -> tuple[Example, ...]:
     if data.max_drop > 0:
         kept = _without_issues(night, kept)
     kept = cap_nodes(kept, data.max_per_node)
-    write_buffer(_buffer(night), refill(kept, data, night.recipe.seed))
+    for name in data.ops:
+        kept = tuple(find_plugin("op", name)(kept, night.recipe))
+    night.replay = refill(kept, data, night.recipe.seed)
     return kept
 
 
@@ -136,9 +164,8 @@ def enrich(night: Night, folds: Folds) -> Folds:
     """Training rows with generated examples for thin classes, and variants of all of them."""
     with night.stage("enrich"):
         train = folds.train
-        if night.teacher is not None and night.recipe.data.generate:
-            made, calls = generate(night.teacher, train, night.labels(folds), night.recipe)
-            night.teacher_calls += calls
+        if night.kept_teacher is not None and night.recipe.data.generate:
+            made = generate(night.kept_teacher, train, night.labels(folds), night.recipe)
             night.counts["generated"] = len(made)
             train = dedup_exact((*train, *made))
         return replace(folds, train=train)
@@ -180,6 +207,11 @@ def variants(night: Night, rows: Sequence[Example]) -> tuple[Example, ...]:
     words = night.base_model.encoder.words.weight.detach().numpy()
     near = word_neighbours([row.text for row in rows], night.base.tokenizer, np.asarray(words))
     return augment(rows, factor, night.recipe.seed, near)
+
+
+def keep_buffer(night: Night) -> None:
+    """Replaces the replay buffer; last of all, so that a resumed night reads what this one read."""
+    write_buffer(_buffer(night), night.replay)
 
 
 def _buffer(night: Night) -> Path:

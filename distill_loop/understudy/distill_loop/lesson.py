@@ -58,7 +58,7 @@ def soft_labels(rows: Sequence[Example], labels: Sequence[str]) -> Floats:
 def weights_of(
     rows: Sequence[Example], index: NDArray[np.int64], recipe: DataRecipe
 ) -> NDArray[np.float64]:
-    """Training weights with mean 1: tempered propensity, repeats, and class balance.
+    """Training weights with mean 1: tempered propensity, repeats, who said it, class balance.
 
     Tempered because a weight of 1/0.01 makes one row drown a hundred: (1/p)^gamma, clipped.
     """
@@ -74,7 +74,8 @@ def weights_of(
 
 def _tempered(row: Example, recipe: DataRecipe) -> float:
     weight = (1.0 / row.propensity) ** recipe.gamma * math.sqrt(row.weight)
-    return min(max(weight, 1.0), recipe.max_weight)
+    taught = recipe.taught_weight if row.teacher is not None and not row.label else 1.0
+    return taught * min(max(weight, 1.0), recipe.max_weight)
 
 
 def make_lesson(

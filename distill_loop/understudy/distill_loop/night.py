@@ -21,7 +21,7 @@ from understudy.distill_loop.recipe import Recipe
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds
 from understudy.distill_loop.student import StudentModel, whole_base
-from understudy.distill_loop.teacher import NightTeacher
+from understudy.distill_loop.teacher import KeptTeacher, NightTeacher
 from understudy.distill_loop.workspace import Workspace
 from understudy.edge.bundle import Bundle, read_bundle
 from understudy.types.records import LoggedRow
@@ -34,6 +34,7 @@ class Sources:
     Attributes:
         log: Rows of the escalation log.
         seed: Rows labelled by a person; they always train.
+        files: Further such rows.
         unlabelled: Texts like those of the traffic; they teach the encoder only.
         champion: Folder of the bundle in use; None for a first student.
         pinned: Rows that must not break.
@@ -45,6 +46,7 @@ class Sources:
 
     log: Iterable[LoggedRow] = ()
     seed: tuple[Example, ...] = ()
+    files: tuple[Example, ...] = ()
     unlabelled: tuple[str, ...] = ()
     champion: Path | None = None
     pinned: tuple[Example, ...] = ()
@@ -62,28 +64,43 @@ class Night:
         recipe: What to do.
         workspace: Where to keep it.
         sources: What to start from.
+        name: Name of the night; empty for a refresh.
         teacher: Asked within the budget; None when it is not there.
         progress: Called with a stage's name and its share done.
         counts: Rows by what became of them.
         seconds: Wall time by stage.
         figures: Numbers for the report.
-        teacher_calls: Answers asked of the teacher tonight.
+        replay: Rows to keep for later nights, once this one has ended.
     """
 
     recipe: Recipe
     workspace: Workspace
     sources: Sources
+    name: str = ""
     teacher: NightTeacher | None = None
     progress: Callable[[str, float], None] | None = None
     counts: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
-    teacher_calls: int = 0
+    replay: tuple[Example, ...] = ()
 
     @cached_property
     def now_unix_s(self) -> float:
-        """The one time of the night."""
-        return self.sources.now_unix_s or time.time()
+        """The one time of the night: when it first began, however often it is resumed."""
+        now = self.sources.now_unix_s or time.time()
+        return self.workspace.begin(self.name, now) if self.name else now
+
+    @cached_property
+    def kept_teacher(self) -> KeptTeacher | None:
+        """The teacher, if there is one, with every answer kept."""
+        if self.teacher is None:
+            return None
+        return KeptTeacher(self.teacher, self.workspace.path("answers.jsonl"), self.name)
+
+    @property
+    def teacher_calls(self) -> int:
+        """Answers that this night has asked the teacher for."""
+        return self.kept_teacher.calls if self.kept_teacher is not None else 0
 
     @cached_property
     def champion(self) -> Bundle | None:
@@ -130,7 +147,7 @@ class Night:
             *self.champion_labels,
             *self.recipe.labels,
             *self.sources.approved,
-            *(row.label for row in self.sources.seed if row.label),
+            *(row.label for row in (*self.sources.seed, *self.sources.files) if row.label),
             *(row.label for row in approved_rows(self.workspace)),
         )
         return label_set(known, rows, new_class_rows=self.recipe.data.new_class_rows)

@@ -17,7 +17,7 @@ from understudy.distill_loop.encoder import parameter_count
 from understudy.distill_loop.head import fit_head
 from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.recipe import Recipe
-from understudy.distill_loop.rows import Example, from_log
+from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds, split
 from understudy.distill_loop.student import StudentModel, encode
 from understudy.distill_loop.workspace import Workspace
@@ -131,11 +131,3 @@ def _megabytes(model: StudentModel, recipe: Recipe) -> float:
 def _calls(recipe: Recipe, rows: tuple[Example, ...]) -> int:
     missing = sum(row.teacher is None and not row.label for row in rows)
     return min(missing, recipe.data.teacher_budget) + 2 * recipe.data.generate
-
-
-def new_labels_since(sources: Sources, since_unix_s: float) -> int:
-    """Rows labelled by the teacher since then: what triggers ask."""
-    return sum(
-        row.teacher is not None and row.created_unix_s > since_unix_s
-        for row in from_log(sources.log)
-    )

@@ -1,4 +1,4 @@
-"""The steps over what ships: head, calibration, certificate, gate, bundle.
+"""The steps over what ships: head, calibration, certificate, bundle; the gate is in `examining`.
 
 All of them run the compressed graph in the edge's own runner.
 """
@@ -18,16 +18,12 @@ from numpy.typing import NDArray
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.candidate import Candidate
 from understudy.distill_loop.checkpoint import load_model, save_model
-from understudy.distill_loop.evaluation import Exam, changed_answers, compare_latency, pictures, sit
-from understudy.distill_loop.export import open_graph, run_graph
-from understudy.distill_loop.gate import Evidence, Ruling, Verdict, judge
-from understudy.distill_loop.head import apply_head
+from understudy.distill_loop.evidence import Ruling, Verdict
 from understudy.distill_loop.lesson import VectorCache
 from understudy.distill_loop.night import Night
 from understudy.distill_loop.schooling import rows_digest
 from understudy.distill_loop.split import Folds
 from understudy.distill_loop.student import StudentModel
-from understudy.distill_loop.suspicion import data_alarms, suspicious_phrases, trigger_pull
 from understudy.distill_loop.taught import Taught
 from understudy.distill_loop.workspace import place
 from understudy.edge.bundle import Head
@@ -36,7 +32,6 @@ from understudy.types.bundle import Lineage
 from understudy.types.errors import DataError
 
 GOLDEN_ROWS = 16
-AGREEMENT_ROWS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,95 +103,11 @@ def champion_blank(night: Night, folds: Folds) -> Candidate:
     return replace(blank, runtime=old.runtime, extra=old.extra)
 
 
-def examine(night: Night, proved: Proved, folds: Folds, graph: bytes | None = None) -> Verdict:
-    """Compares champion and challenger on rows that neither learned from.
-
-    Args:
-        night: Whose recipe and champion count.
-        proved: The challenger.
-        folds: Tonight's rows.
-        graph: Its graph before compression; None for a refresh, which compresses nothing.
-    """
-    with night.stage("gate"):
-        exam = Exam(
-            rows=[row for row in folds.gate if row.target],
-            certificate=folds.certificate,
-            pinned=night.sources.pinned,
-            gold=night.sources.gold,
-            foreign=night.sources.foreign,
-        )
-        contract = night.recipe.contract
-        new, old = sit(proved.candidate, proved.student, exam, contract), None
-        before = _champion(night)
-        if before is not None:
-            old = sit(before.candidate, before.student, exam, contract)
-            # A refresh keeps the encoder: measuring it twice would only measure the neighbours.
-            texts = [row.text for row in exam.rows] if graph is not None else []
-            pair = compare_latency(before.student, proved.student, texts)
-            old, new = replace(old, latency_ms=pair[0]), replace(new, latency_ms=pair[1])
-        evidence = Evidence(
-            new=new,
-            old=old,
-            slices=exam.slices,
-            agreed=_agreed(proved, graph, exam),
-            new_labels=night.counts.get("logged", 0),
-            same_classes=set(proved.candidate.labels) == set(night.champion_labels),
-            alarms=_alarms(night, before, folds),
-            triggers=_triggers(before, proved, folds, exam),
-        )
-        night.figures |= pictures(new, old, exam)
-        if before is not None:
-            night.figures["changed"] = changed_answers(before.student, proved.student, exam)
-        return judge(evidence, night.recipe.gate)
-
-
-def _champion(night: Night) -> Proved | None:
+def champion_of(night: Night) -> Proved | None:
+    """The champion with its runner; None when there is none."""
     if night.champion is None:
         return None
     return Proved(parts.from_bundle(night.champion), Student.load(night.champion))
-
-
-def _agreed(proved: Proved, graph: bytes | None, exam: Exam) -> NDArray[np.bool_]:
-    """Where the graph names the same class before and after compression."""
-    texts = [row.text for row in exam.rows][:AGREEMENT_ROWS]
-    if graph is None or not texts or proved.candidate.runtime != "onnx":
-        return np.zeros(0, np.bool_)
-    plain = run_graph(open_graph(graph), proved.candidate.tokenizer.decode(), texts)
-    before = apply_head(proved.candidate.head, plain)[0].argmax(1)
-    same: NDArray[np.bool_] = before == proved.student.run(texts).logits.argmax(1)
-    return same
-
-
-def _alarms(night: Night, champion: Proved | None, folds: Folds) -> tuple[str, ...]:
-    rows = (*folds.train, *folds.calibration, *folds.gate)
-    if champion is None:
-        return ()
-    since = champion.candidate.certificate.issued_unix_s
-    new = [row for row in rows if row.created_unix_s > since and row.teacher is not None]
-    old = [row for row in rows if row.created_unix_s <= since and row.target]
-    answers = parts.answer(champion.student, new)
-    scores = parts.scores_of(champion.candidate, answers.output)
-    known = set(champion.candidate.labels)
-    return data_alarms(
-        new=[row.target for row in new],
-        old=[row.target for row in old],
-        confidence=np.asarray(scores.effective),
-        agree=np.nan_to_num(answers.agree, nan=1.0),
-        known=np.array([row.target in known for row in new], np.bool_),
-        growth=night.recipe.data.max_class_growth,
-    )
-
-
-def _triggers(
-    champion: Proved | None, proved: Proved, folds: Folds, exam: Exam
-) -> dict[str, float]:
-    """How far suspicious phrases of the training rows pull ordinary texts."""
-    texts = [row.text for row in exam.rows]
-    before = champion.student if champion is not None else None
-    return {
-        phrase: trigger_pull(phrase, label, texts, before, proved.student)
-        for phrase, label in suspicious_phrases(folds.train)
-    }
 
 
 def write(night: Night, proved: Proved, folds: Folds, model: StudentModel | None = None) -> Path:
@@ -232,7 +143,7 @@ def choose(night: Night, directory: Path, verdict: Verdict, folds: Folds) -> tup
 
 
 def _renewed(night: Night, folds: Folds) -> Proved:
-    champion = _champion(night)
+    champion = champion_of(night)
     if champion is None:
         raise DataError("there is no champion to renew")
     candidate, student = champion.candidate, champion.student

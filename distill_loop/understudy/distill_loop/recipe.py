@@ -13,9 +13,31 @@ from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from understudy.distill_loop.inputs import SourcesRecipe, WhereRecipe
+from understudy.distill_loop.schooling_recipe import (
+    CompressRecipe,
+    DistilRecipe,
+    ObjectiveRecipe,
+    StudentRecipe,
+)
 from understudy.types.config import nearest_key, parse_config
 from understudy.types.contract import Contract
 from understudy.types.errors import ConfigError, InvalidValueError
+
+__all__ = [
+    "CompressRecipe",
+    "DataRecipe",
+    "DistilRecipe",
+    "GateRecipe",
+    "HeadRecipe",
+    "ObjectiveRecipe",
+    "Recipe",
+    "ScheduleRecipe",
+    "SplitRecipe",
+    "StudentRecipe",
+    "load_recipe",
+    "preset_names",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,118 +70,6 @@ class SplitRecipe:
         kept = 1.0 - self.unbiased_train - self.unbiased_calibration
         if min(self.unbiased_train, self.unbiased_calibration) < 0 or kept <= 0:
             raise InvalidValueError("some unbiased rows must be left to certify")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudentRecipe:
-    """What the student is built from.
-
-    Attributes:
-        use: Component name: `slim`, `pruned`, `shared`, `moe`, `mod`, `lora`, `prompt`, `static`,
-            or the name of a plug-in.
-        base: `minilm`, or a folder with `config.json`, `model.safetensors`, `tokenizer.json`.
-        keep_layers: Layers of the base that the student keeps, from 0.
-        hidden: Width of the student's layers; 0 keeps the base's.
-        heads: Attention heads a layer keeps; 0 keeps all.
-        ffn: Feed-forward width a layer keeps; 0 keeps all.
-        max_tokens: Longest input in tokens.
-        vocabulary: Word pieces kept; 0 keeps all.
-        options: Further numbers of the component, by name.
-    """
-
-    use: str = "slim"
-    base: str = "minilm"
-    keep_layers: tuple[int, ...] = (0, 5)
-    hidden: int = 0
-    heads: int = 0
-    ffn: int = 0
-    max_tokens: int = 64
-    vocabulary: int = 15_000
-    options: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.keep_layers or list(self.keep_layers) != sorted(set(self.keep_layers)):
-            raise InvalidValueError("keep_layers must name layers once each, rising, as [0, 5]")
-        if not 8 <= self.max_tokens <= 512:
-            raise InvalidValueError(f"max_tokens must lie in [8, 512], not {self.max_tokens}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectiveRecipe:
-    """Weights of the terms a student learns by; 0 leaves a term out.
-
-    Attributes:
-        emb: Cosine to the base's sentence vector.
-        kd: Soft labels of the teacher, Kullback-Leibler times temperature squared.
-        temperature: Softens both distributions for `kd`.
-        ce: Cross-entropy with the label.
-        smoothing: Label smoothing of `ce`.
-        rkd: Match of the batch's pairwise cosines.
-        hid: Match of the pooled hidden states of mapped layers.
-        rel: Match of the last layer's query-query and value-value relations.
-        anchor: Stay with the champion where it was right.
-        anchor_alpha: Share of the anchor on every row.
-        anchor_beta: Further share on rows the champion had right.
-        unsure: Be unsure where the student is wrong.
-        rationale: Cosine to the vector of the teacher's rationale, from a projection of its own.
-        balance: Scale the terms so that none drowns the others' gradients.
-        cap: Highest confidence believed of the teacher.
-    """
-
-    emb: float = 1.0
-    kd: float = 0.9
-    temperature: float = 2.0
-    ce: float = 0.1
-    smoothing: float = 0.05
-    rkd: float = 0.5
-    hid: float = 0.0
-    rel: float = 0.0
-    anchor: float = 0.0
-    anchor_alpha: float = 1.0
-    anchor_beta: float = 5.0
-    unsure: float = 0.0
-    rationale: float = 0.0
-    balance: bool = False
-    cap: float = 0.97
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistilRecipe:
-    """How long and how fast the encoder learns.
-
-    Attributes:
-        epochs: Passes over the training rows; 0 leaves the encoder as built.
-        batch: Rows a step.
-        max_steps: Upper bound of steps.
-        min_steps: Small data is repeated until so many steps are done.
-        body_rate: Learning rate of the layers.
-        head_rate: Learning rate of the head.
-        embedding_rate: Learning rate of the embeddings; 0 freezes them.
-        warm_up: Share of the steps with a rising rate.
-        weight_decay: AdamW's.
-        average: Decay of the weight average that is kept; 0 keeps the last weights.
-        threads: Threads of torch; part of the recipe because sums depend on it.
-        warm_start: Start from the champion's encoder when it has the same shape.
-        augment: Further variants of each text, told apart by noise and re-mixing.
-    """
-
-    epochs: int = 4
-    batch: int = 32
-    max_steps: int = 2000
-    min_steps: int = 0
-    body_rate: float = 3e-4
-    head_rate: float = 1e-2
-    embedding_rate: float = 0.0
-    warm_up: float = 0.06
-    weight_decay: float = 0.01
-    average: float = 0.0
-    threads: int = 2
-    warm_start: bool = True
-    augment: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch < 2 or self.threads < 1 or self.max_steps < 1:
-            raise InvalidValueError("epochs >= 0, batch >= 2, threads >= 1 and max_steps >= 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +115,16 @@ class DataRecipe:
         balance: Exponent that evens out class sizes: 0 none, 1 full.
         gamma: Exponent that tempers inverse propensities.
         max_weight: Upper bound of a row's weight.
+        taught_weight: What a teacher's answer counts beside a given example; below 1 for a teacher
+            that errs.
+        names: Read the classes' names, where they are words, as further examples.
         max_per_node: Largest share of the training rows that one node may send; 1 for any.
         max_class_growth: How many times its usual share one class may flood the new rows.
         replay_per_class: Rows a class kept in the replay buffer at least.
         replay_rows: Size of the replay buffer.
         generate: Examples asked of the teacher for thin classes; each is labelled again.
         thin_class: Classes with fewer rows are thin.
+        ops: Names in the entry point group `understudy.op`, applied to training rows in this order.
         new_class_rows: Rows with a label of the teacher's that make it a class of the student; 0
             for never: then only approved classes are added.
     """
@@ -224,26 +138,16 @@ class DataRecipe:
     balance: float = 0.0
     gamma: float = 0.5
     max_weight: float = 10.0
+    taught_weight: float = 1.0
+    names: bool = False
     max_per_node: float = 1.0
     max_class_growth: float = 5.0
     replay_per_class: int = 50
     replay_rows: int = 50_000
     generate: int = 0
     thin_class: int = 10
+    ops: tuple[str, ...] = ()
     new_class_rows: int = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompressRecipe:
-    """How the graph becomes small.
-
-    Attributes:
-        use: `int8_dynamic`, `int8_static`, `int4` or `none`.
-        cpu: `portable` keeps sums from saturating on CPUs without VNNI; `vnni` uses all 8 bits.
-    """
-
-    use: str = "int8_dynamic"
-    cpu: str = "portable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +170,9 @@ class GateRecipe:
         min_rows: Fewer rows to judge on leave it undecided.
         min_new_labels: Fewer new labels leave it undecided.
         require_gain: True if a challenger must be better, not only no worse.
+        trust: True if a doubt does not keep the champion, only a loss that is certain: for heads
+            that learn from a few more rows each time, too few to prove anything with.
+        checks: Names in the entry point group `understudy.check`, run after our own.
     """
 
     margin: float = 0.01
@@ -282,6 +189,8 @@ class GateRecipe:
     min_rows: int = 50
     min_new_labels: int = 0
     require_gain: bool = True
+    trust: bool = False
+    checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,7 +223,8 @@ class Recipe:
         labels: Class names to begin with; those of seed and champion are added.
         score: Name of the confidence score that is fitted.
         contract: What the user states; the caller may replace it.
-        data, split, student, objective, distil, head, compress, gate, schedule: The sections.
+        sources, data, split, student, objective, distil, where, head, compress, gate, schedule:
+            The sections.
     """
 
     name: str = "intents-default"
@@ -323,11 +233,13 @@ class Recipe:
     labels: tuple[str, ...] = ()
     score: str = "learned"
     contract: Contract = field(default_factory=Contract)
+    sources: SourcesRecipe = field(default_factory=SourcesRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
     split: SplitRecipe = field(default_factory=SplitRecipe)
     student: StudentRecipe = field(default_factory=StudentRecipe)
     objective: ObjectiveRecipe = field(default_factory=ObjectiveRecipe)
     distil: DistilRecipe = field(default_factory=DistilRecipe)
+    where: WhereRecipe = field(default_factory=WhereRecipe)
     head: HeadRecipe = field(default_factory=HeadRecipe)
     compress: CompressRecipe = field(default_factory=CompressRecipe)
     gate: GateRecipe = field(default_factory=GateRecipe)

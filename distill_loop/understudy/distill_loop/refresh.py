@@ -7,10 +7,11 @@ goes through the same certificate and the same gate as a night.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from understudy.distill_loop import harvest, proving
+from understudy.distill_loop import examining, harvest, proving
 from understudy.distill_loop.gate import Ruling, Verdict
 from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.publish import Publish, offer
@@ -31,6 +32,7 @@ class RefreshResult:
         directory: Where it lies.
         new_labels: Classes the head learned tonight.
         verdict: Every check of the gate.
+        rows: Rows by what became of them.
         shipped_bytes: Bytes of the files that differ from the champion's, manifest included.
         seconds: Wall time.
     """
@@ -40,8 +42,14 @@ class RefreshResult:
     directory: Path
     new_labels: tuple[str, ...]
     verdict: Verdict
+    rows: Mapping[str, int]
     shipped_bytes: int
     seconds: float
+
+    @property
+    def promoted(self) -> bool:
+        """True if the new head ships."""
+        return self.ruling is Ruling.PROMOTE
 
 
 def refresh_head(
@@ -71,17 +79,20 @@ def refresh_head(
         start_head = night.champion.head if night.champion is not None else None
         blank = proving.champion_blank(night, folds)
         proved = proving.prove(night, blank, folds, start_head)
-        verdict = proving.examine(night, proved, folds)
+        verdict = examining.examine(night, proved, folds)
         made = proving.write(night, proved, folds)
         chosen, _ = proving.choose(night, made, verdict, folds)
         bundle = read_bundle(chosen)
         offer(bundle.id, chosen, night.champion_id, publish, note="head refresh")
+        harvest.keep_buffer(night)
+        workspace.mark("refresh", night.now_unix_s)
     return RefreshResult(
         ruling=verdict.ruling,
         bundle=bundle.id,
         directory=chosen,
         new_labels=tuple(n for n in proved.candidate.labels if n not in night.champion_labels),
         verdict=verdict,
+        rows=night.counts,
         shipped_bytes=shipped_bytes(sources.champion, made),
         seconds=time.perf_counter() - start,
     )

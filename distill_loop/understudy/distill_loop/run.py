@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from understudy.distill_loop import harvest, proving, schooling
+from understudy.distill_loop import examining, harvest, proving, schooling
 from understudy.distill_loop.gate import Check, Outcome, Ruling, Verdict
 from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.publish import Publish, offer
@@ -107,9 +107,10 @@ def run_night(
         DataError: If there is nothing to learn from.
     """
     with workspace.lock():
-        if (ended := workspace.night(name)) is not None:
-            return _restore(ended)
-        night = Night(recipe, workspace, sources, teacher, progress)
+        night = Night(recipe, workspace, sources, name, teacher, progress)
+        if (ended := recorded_night(workspace, name)) is not None:
+            _hand_on(night, ended, publish)
+            return ended
         rows = harvest.label(night, harvest.collect(night))
         folds = harvest.enrich(night, harvest.deal(night, rows))
         harvest.propose_classes(night, rows, folds)
@@ -117,12 +118,14 @@ def run_night(
         graph = schooling.export(night, model, folds)
         small = schooling.shrink(night, model, graph, folds)
         proved = proving.prove(night, small, folds)
-        verdict = proving.examine(night, proved, folds, graph)
+        verdict = examining.examine(night, proved, folds, graph)
         made = proving.write(night, proved, folds, model)
         chosen, renewed = proving.choose(night, made, verdict, folds)
         result = _result(name, night, verdict, (made, chosen), renewed=renewed)
-        offer(result.bundle, chosen, night.champion_id, publish, note=f"night {name}")
         workspace.record_night(name, _plain(result))
+        harvest.keep_buffer(night)
+        workspace.mark("night", night.now_unix_s)
+        _hand_on(night, result, publish)
         return result
 
 
@@ -147,6 +150,19 @@ def first_student(
     """
     sources = Sources(seed=tuple(seed), unlabelled=tuple(unlabelled))
     return run_night(recipe, workspace, sources, name="day-0", teacher=teacher, progress=progress)
+
+
+def _hand_on(night: Night, result: NightResult, publish: Publish | None) -> None:
+    """Offers what the night made, once: a night repeated after a rollback must not undo it.
+
+    A night that ended and was killed before it could offer, or that was not to ship, offers when it
+    is run again, as long as the champion is still the one it was compared with.
+    """
+    workspace = night.workspace
+    if workspace.offered(night.name) or publish is None or night.champion_id != result.champion:
+        return
+    offer(result.bundle, result.directory, result.champion, publish, note=f"night {night.name}")
+    workspace.mark_offered(night.name)
 
 
 def recorded_night(workspace: Workspace, name: str) -> NightResult | None:
@@ -191,7 +207,15 @@ def _plain(result: NightResult) -> dict[str, Any]:
 def _restore(plain: dict[str, Any]) -> NightResult:
     """A night that has ended, as it was recorded; infinity was written as null."""
     checks = tuple(
-        Check(c["name"], Outcome(c["outcome"]), _number(c["value"]), _number(c["limit"]), c["says"])
+        Check(
+            c["name"],
+            Outcome(c["outcome"]),
+            _number(c["value"]),
+            _number(c["limit"]),
+            c["says"],
+            _number(c.get("low", math.nan)),
+            _number(c.get("high", math.nan)),
+        )
         for c in plain["checks"]
     )
     return NightResult(

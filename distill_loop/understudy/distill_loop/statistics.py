@@ -36,6 +36,56 @@ def loss_bound(old: Bools, new: Bools, alpha: float) -> tuple[float, float]:
     return lost, lost + float(norm.ppf(1 - alpha)) * math.sqrt(max(variance, 0.0))
 
 
+def loss_interval(old: Bools, new: Bools, alpha: float) -> tuple[float, float, float]:
+    """Accuracy lost by `new`, with its lower and upper (1 - alpha) bounds."""
+    lost, upper = loss_bound(old, new, alpha)
+    return lost, -loss_bound(new, old, alpha)[1], upper
+
+
+def share_bounds(count: int, rows: int, alpha: float) -> tuple[float, float]:
+    """Clopper-Pearson bounds of a share, each one-sided at `alpha`."""
+    return lower_bound(count, rows, alpha), upper_bound(count, rows, alpha)
+
+
+def ratio_of_medians(new: Numbers, old: Numbers, alpha: float) -> tuple[float, float, float]:
+    """Median of `new` by that of `old`, with bounds by a paired bootstrap; NaN without rows."""
+    if not len(new) or len(new) != len(old):
+        return math.nan, math.nan, math.nan
+    picks = np.random.default_rng(0).integers(0, len(new), (1000, len(new)))
+    ratios = np.median(new[picks], axis=1) / np.maximum(np.median(old[picks], axis=1), 1e-9)
+    middle = float(np.median(new) / max(float(np.median(old)), 1e-9))
+    return middle, float(np.quantile(ratios, alpha)), float(np.quantile(ratios, 1 - alpha))
+
+
+def mean_bounds(values: Numbers, alpha: float) -> tuple[float, float, float]:
+    """A mean with bootstrap bounds, each one-sided at `alpha`; zeros without rows."""
+    if not len(values):
+        return 0.0, 0.0, 0.0
+    picks = np.random.default_rng(0).integers(0, len(values), (1000, len(values)))
+    means = values[picks].mean(1)
+    low, high = np.quantile(means, (alpha, 1 - alpha))
+    return float(values.mean()), float(low), float(high)
+
+
+def mistakes_ahead(confidence: Numbers, right: Bools) -> Numbers:
+    """What each row adds to the area under the curve of joint risk against escalation, (N,).
+
+    Escalation goes by confidence, so a wrong row counts the share of rows that are surer or as
+    sure: wrong where nobody doubts costs most. Its mean is the area.
+    """
+    order = np.sort(confidence)
+    as_doubtful = np.searchsorted(order, confidence, side="right")
+    share: Numbers = np.where(right, 0.0, as_doubtful / max(len(confidence), 1))
+    return share
+
+
+def foreign_kept(foreign: Numbers, own: Numbers, kept: float = 0.95) -> float:
+    """Share of foreign rows as sure as the surest `kept` of the own ones; NaN if one is empty."""
+    if not len(foreign) or not len(own):
+        return math.nan
+    return float((foreign >= np.quantile(own, 1.0 - kept)).mean())
+
+
 def share_noise(share: float, rows: int) -> float:
     """What a share of so many rows moves by chance: one standard error; 0 without rows."""
     return math.sqrt(share * (1.0 - share) / rows) if rows else 0.0
@@ -55,13 +105,23 @@ def lower_bound(count: int, rows: int, alpha: float) -> float:
     return float(beta.ppf(alpha, count, rows - count + 1))
 
 
-def gain_is_sure(old: Numbers, new: Numbers, draws: int = 1000, alpha: float = 0.05) -> bool:
-    """True if the lower bound of a paired bootstrap of the mean gain lies above zero."""
-    gain = new - old
-    if not len(gain) or not gain.any():
-        return False
-    picks = np.random.default_rng(0).integers(0, len(gain), (draws, len(gain)))
-    return bool(np.quantile(gain[picks].mean(1), alpha / 2) > 0)
+def mean_distance(one: Numbers, other: Numbers, draws: int = 200) -> tuple[float, float]:
+    """How far two clouds of unit vectors lie apart, squared, and the p of so far by chance.
+
+    The maximum mean discrepancy of a linear kernel: the squared distance of the two means. Its p
+    comes from dealing the rows out anew. NaN if one is empty.
+    """
+    if not len(one) or not len(other):
+        return math.nan, math.nan
+    both, cut = np.concatenate([one, other]), len(one)
+
+    def apart(rows: Numbers) -> float:
+        gap = rows[:cut].mean(0) - rows[cut:].mean(0)
+        return float(gap @ gap)
+
+    generator, found = np.random.default_rng(0), apart(both)
+    chance = [apart(both[generator.permutation(len(both))]) for _ in range(draws)]
+    return found, (1 + sum(value >= found for value in chance)) / (draws + 1)
 
 
 def calibration_error(confidence: Numbers, right: Bools, bins: int = 15) -> float:
@@ -111,6 +171,15 @@ def area_under_curve(low: Numbers, high: Numbers) -> float:
     below = np.searchsorted(order, high, side="left")
     same = np.searchsorted(order, high, side="right") - below
     return float((below + 0.5 * same).mean() / len(low))
+
+
+def area_noise(area: float, low: int, high: int) -> float:
+    """Standard error of an area under the curve by Hanley and McNeil, from rows of either kind."""
+    if not low or not high:
+        return math.nan
+    one, two = area / (2 - area), 2 * area * area / (1 + area)
+    rest = (high - 1) * (one - area * area) + (low - 1) * (two - area * area)
+    return math.sqrt(max(area * (1 - area) + rest, 0.0) / (low * high))
 
 
 def psi(before: Numbers, after: Numbers) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,6 +44,32 @@ class Call:
 
     due: Due
     why: str
+
+
+def loop_state(
+    answered_unix_s: Sequence[float],
+    clock: Mapping[str, float],
+    now_unix_s: float,
+    *,
+    drift: bool = False,
+) -> LoopState:
+    """How long ago things happened, from when answers came and when night and refresh ended.
+
+    Args:
+        answered_unix_s: When each answer of the teacher was logged.
+        clock: When `night` and `refresh` last ended; missing for never.
+        now_unix_s: Now.
+        drift: True while the drift alarm rings.
+    """
+    night, refresh = clock.get("night", 0.0), clock.get("refresh", 0.0)
+    return LoopState(
+        now_unix_s=now_unix_s,
+        last_night_unix_s=night,
+        last_refresh_unix_s=refresh,
+        labels_since_night=sum(at > night for at in answered_unix_s),
+        labels_since_refresh=sum(at > refresh for at in answered_unix_s),
+        drift=drift,
+    )
 
 
 def what_is_due(state: LoopState, recipe: ScheduleRecipe) -> Call:

@@ -79,9 +79,57 @@ class Workspace:
         self._nights().mkdir(parents=True, exist_ok=True)
         write_whole(self._nights() / f"{name}.json", to_json(result))
 
+    def begin(self, name: str, now_unix_s: float) -> float:
+        """When the night of that name first began; a night that is resumed keeps its hour.
+
+        Raises:
+            ConfigError: If the name cannot be that of a file.
+        """
+        if not name or name.startswith(".") or "/" in name or len(name) > 100:
+            raise ConfigError(f"a night cannot be named '{name}': use a word such as 2026-11-25")
+        path = self.path("nights", f".{name}.begun")
+        try:
+            return float(path.read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            write_whole(path, repr(now_unix_s).encode())
+            return now_unix_s
+
+    def unfinished(self, since_unix_s: float) -> str:
+        """The last night that began since then and has not ended; empty when there is none."""
+        begun = {
+            path.name[1 : -len(".begun")]: float(path.read_text("ascii"))
+            for path in self._nights().glob(".*.begun")
+        }
+        names = [n for n, at in begun.items() if at >= since_unix_s and self.night(n) is None]
+        return max(names, key=lambda name: begun[name], default="")
+
+    def offered(self, name: str) -> bool:
+        """True if what the night of that name made has been handed on."""
+        return (self._nights() / f".{name}.offered").exists()
+
+    def mark_offered(self, name: str) -> None:
+        """Notes that it has been; only then a repeated night leaves the fleet alone."""
+        write_whole(self._nights() / f".{name}.offered", b"")
+
+    def clock(self) -> dict[str, float]:
+        """When a night and when a refresh last ended, seconds since 1970, by `night`, `refresh`."""
+        try:
+            found: dict[str, float] = json.loads(self.path("clock.json").read_text("utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    def mark(self, what: str, now_unix_s: float) -> None:
+        """Notes that a `night` or a `refresh` has ended; a night counts as a refresh too."""
+        names = ("night", "refresh") if what == "night" else (what,)
+        write_whole(
+            self.path("clock.json"), to_json(self.clock() | dict.fromkeys(names, now_unix_s))
+        )
+
     def nights(self) -> tuple[str, ...]:
         """Names of the nights that have ended, in order of name."""
-        return tuple(sorted(path.stem for path in self._nights().glob("*.json")))
+        ended = (path.stem for path in self._nights().glob("*.json"))
+        return tuple(sorted(name for name in ended if not name.startswith(".")))
 
     def path(self, *parts: str) -> Path:
         """A path inside the workspace, its folder made."""

@@ -47,8 +47,8 @@ def _sheet(wrong: set[int], keep_rate: float = 0.6) -> Sheet:
         confidence=np.where(right, 0.97, 0.85),
         certificate=_proof(keep_rate),
         encoder_bytes=9_000_000,
-        latency_ms=1.0,
-        ood_auc=0.9,
+        latency_ms=np.full(50, 1.0),
+        foreign=np.linspace(0.5, 0.9, 40),
     )
 
 
@@ -80,14 +80,16 @@ def test_a_first_student_has_nobody_to_beat() -> None:
     ("name", "changes"),
     [
         ("size", {"new": replace(BETTER, encoder_bytes=10**9)}),
-        ("latency", {"new": replace(BETTER, latency_ms=2.0)}),
+        ("size", {"new": replace(BETTER, finite=False)}),
+        ("latency", {"new": replace(BETTER, latency_ms=np.full(50, 2.0))}),
         ("compression", {"agreed": np.arange(200) % 5 > 0}),
         ("data", {"alarms": ("a class is flooded",)}),
         ("triggers", {"triggers": {"open sesame": 0.6}}),
         ("non_inferior", {"new": _sheet(set(range(150)))}),
         ("pinned", {"new": replace(BETTER, pinned_broken=("where is my card",))}),
         ("coverage", {"new": replace(BETTER, certificate=_proof(0.5))}),
-        ("foreign", {"new": replace(BETTER, ood_auc=0.7)}),
+        ("foreign", {"new": replace(BETTER, foreign=np.full(40, 0.99))}),
+        ("ranking", {"new": replace(BETTER, confidence=np.where(BETTER.right, 0.85, 0.97))}),
         ("negative_flips", {"new": _sheet(set(range(60, 160)))}),
         ("calibration", {"new": replace(BETTER, confidence=np.full(ROWS, 0.5))}),
         (
@@ -129,6 +131,24 @@ def test_too_few_rows_to_judge_is_undecided() -> None:
     }
 
     assert _outcome(_evidence(**few), "rows") is Outcome.UNDECIDED
+
+
+def test_a_time_that_may_be_noise_is_undecided() -> None:
+    # Half the texts take twice as long: the median may lie on either side of the limit.
+    times = np.where(np.arange(50) % 2 == 0, 1.0, 2.0)
+
+    assert _outcome(_evidence(new=replace(BETTER, latency_ms=times)), "latency") is (
+        Outcome.UNDECIDED
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["latency", "non_inferior", "negative_flips", "coverage", "ranking", "foreign"]
+)
+def test_what_is_estimated_carries_its_interval(name: str) -> None:
+    found = next(c for c in judge(_evidence(), RECIPE).checks if c.name == name)
+
+    assert found.low <= found.value <= found.high
 
 
 def test_a_caller_s_own_check_counts() -> None:
@@ -199,9 +219,41 @@ def test_a_sure_gain_is_seen_and_noise_is_not() -> None:
     generator = np.random.default_rng(0)
     old = generator.normal(size=300)
 
-    assert stats.gain_is_sure(old, old + 0.3)
-    assert not stats.gain_is_sure(old, generator.permutation(old))
-    assert not stats.gain_is_sure(old, old)
+    assert stats.mean_bounds(np.full(300, 0.3), 0.05)[1] == pytest.approx(0.3)
+    mean, low, high = stats.mean_bounds(generator.permutation(old) - old, 0.05)
+    assert low < 0.0 < high
+    assert low < mean < high
+    assert stats.mean_bounds(np.zeros(0), 0.05) == (0.0, 0.0, 0.0)
+
+
+def test_mistakes_cost_more_the_surer_they_are() -> None:
+    # By hand: of three rows the surest is wrong; every share of kept rows contains it.
+    confidence, right = np.array([0.2, 0.5, 0.9]), np.array([True, True, False])
+
+    assert stats.mistakes_ahead(confidence, right) == pytest.approx([0, 0, 1])
+    assert stats.mistakes_ahead(confidence, ~right) == pytest.approx([1 / 3, 2 / 3, 0])
+
+
+def test_clouds_apart_are_told_from_clouds_that_overlap() -> None:
+    generator = np.random.default_rng(0)
+    one, other = generator.normal(size=(80, 8)), generator.normal(size=(60, 8))
+
+    assert stats.mean_distance(one, other)[1] > 0.05
+    assert stats.mean_distance(one, other + 1.0)[1] < 0.02
+    assert math.isnan(stats.mean_distance(one, other[:0])[0])
+
+
+def test_the_noise_of_an_area_shrinks_with_the_rows() -> None:
+    # Hanley and McNeil, 1982: an area of .893 from 58 and 51 rows has a standard error near .032.
+    assert stats.area_noise(0.893, 58, 51) == pytest.approx(0.032, abs=0.002)
+    assert stats.area_noise(0.893, 580, 510) < 0.012
+
+
+def test_foreign_rows_pass_by_the_own_rows_quantile() -> None:
+    own = np.linspace(0, 1, 101)
+
+    assert stats.foreign_kept(np.array([0.01, 0.9]), own) == 0.5
+    assert math.isnan(stats.foreign_kept(np.zeros(0), own))
 
 
 def test_a_calibrated_student_has_no_calibration_error_beyond_chance() -> None:
