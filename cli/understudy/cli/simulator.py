@@ -19,7 +19,7 @@ from understudy.cli.days import totals
 from understudy.cli.folder import prepare_folder
 from understudy.cli.local_cloud import LocalCloud
 from understudy.cli.night_line import night_reason
-from understudy.cli.nightly import as_examples
+from understudy.cli.night_inputs import as_examples
 from understudy.cli.output import progress
 from understudy.cli.report import NightLine, StreamReport
 from understudy.cli.rows import Row, read_rows, require_labels
