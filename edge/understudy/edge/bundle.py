@@ -14,6 +14,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
+from understudy.edge.cpu import best_of
 from understudy.edge.files import read_bounded, write_atomic
 from understudy.edge.graph import GraphSummary, inspect_graph
 from understudy.edge.parts import (
@@ -77,7 +78,7 @@ class Bundle:
         id: sha256 of the manifest's bytes.
         manifest: What it says of itself.
         files: Verified bytes by file name.
-        cpu: CPU flag of the variant chosen by `for_cpu`; the manifest's `cpu` otherwise.
+        cpu: CPU class or flag of the variant chosen by `for_cpu`; else the manifest's `cpu`.
     """
 
     id: str
@@ -112,18 +113,23 @@ class Bundle:
             return GraphSummary(frozenset())
         return inspect_graph(self.files[ENCODER])
 
-    def for_cpu(self, flags: AbstractSet[str]) -> Bundle:
-        """This bundle with the encoder made for one of the CPU's flags, if it carries one.
+    @cached_property
+    def variants(self) -> tuple[str, ...]:
+        """CPU classes or flags that a whole variant is here for, in alphabetical order."""
+        found = (name.split(".") for name in self.files if name.startswith("encoder."))
+        cpus = sorted(parts[1] for parts in found if len(parts) == 3 and parts[2] == "onnx")
+        return tuple(
+            cpu for cpu in cpus if all(_variant(name, cpu) in self.files for name in _VARIANT_PARTS)
+        )
 
-        A variant `encoder.<flag>.onnx` counts only with its own golden vectors, calibration and
+    def for_cpu(self, flags: AbstractSet[str]) -> Bundle:
+        """This bundle with the encoder made for a CPU with these flags, if it carries one.
+
+        A variant `encoder.<cpu>.onnx` counts only with its own golden vectors, calibration and
         certificate: the same file answers differently on other instructions.
         """
-        for flag in sorted(flags, reverse=True):
-            names = {name: _variant(name, flag) for name in _VARIANT_PARTS}
-            if all(variant in self.files for variant in names.values()):
-                chosen = {name: self.files[variant] for name, variant in names.items()}
-                return replace(self, files={**self.files, **chosen}, cpu=flag)
-        return self
+        cpu = best_of(self.variants, flags)
+        return self._variant(cpu) if cpu in self.variants else self
 
     def without_files(self) -> Bundle:
         """The same bundle without its bytes, for who only needs to know what is loaded."""
@@ -133,11 +139,19 @@ class Bundle:
         return light
 
     def check(self) -> None:
-        """Parses every part and compares their shapes.
+        """Parses every part, of the variants, too, and compares their shapes.
 
         Raises:
             BundleError: If a part cannot be read or does not fit the others.
         """
+        self._check_parts()
+        for cpu in self.variants:
+            try:
+                self._variant(cpu)._check_parts()  # noqa: SLF001 - another bundle
+            except BundleError as error:
+                raise BundleError(f"the variant for {cpu}: {error}") from error
+
+    def _check_parts(self) -> None:
         classes, size = len(self.manifest.labels), self.manifest.vector_size
         if self.head.weight.shape != (classes, size):
             raise BundleError(
@@ -146,6 +160,10 @@ class Bundle:
         if any(len(vector.logits) != classes for vector in self.golden):
             raise BundleError(f"golden vectors must have {classes} logits each")
         _ = self.calibration, self.certificate, self.graph
+
+    def _variant(self, cpu: str) -> Bundle:
+        chosen = {name: self.files[_variant(name, cpu)] for name in _VARIANT_PARTS}
+        return replace(self, files={**self.files, **chosen}, cpu=cpu)
 
 
 def read_bundle(directory: Path | str) -> Bundle:

@@ -210,6 +210,7 @@ class Runtime:
         return ClientStatus(
             task=self.config.task or loaded.bundle.manifest.task,
             bundle=loaded.bundle.id,
+            cpu=loaded.bundle.cpu,
             mode=self.config.mode,
             certified=policy.certified
             and not policy.revoked

@@ -15,6 +15,7 @@ class ClientStatus:
     Attributes:
         task: Name of the task.
         bundle: Id of the student that answers.
+        cpu: CPU class its encoder was made for; `portable` for the one that runs everywhere.
         mode: How it escalates unless a call says otherwise.
         certified: True if kept answers are covered by a certificate now.
         threshold: Confidence from which the student is trusted; infinite when never.
@@ -42,6 +43,7 @@ class ClientStatus:
     certified: bool
     threshold: float
     audit_rate: float
+    cpu: str = "portable"
     gateway: str = ""
     requests: int = 0
     kept: int = 0

@@ -104,8 +104,7 @@ def _best_ms(folder: Path, champion: Path | None) -> tuple[float, float]:
     bundle = read_bundle(folder)
     if not bundle.golden:
         raise BundleError("the bundle has no golden vectors, so nothing proves that it works here")
-    students = [Student.load(bundle)]
-    students[0].check_golden()
+    students = [Student.proved(bundle)]
     if champion is not None:
         with suppress(UnderstudyError):
             students.append(Student.load(read_bundle(champion)))

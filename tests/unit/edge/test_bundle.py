@@ -12,18 +12,21 @@ import pytest
 
 from simulators.bundles import build_bundle, certificate, encoder_graph, topic_head, word_vectors
 from understudy.edge.bundle import (
+    Bundle,
+    GoldenVector,
     decode_calibration,
     decode_certificate,
     decode_golden,
     decode_head,
     encode_calibration,
     encode_certificate,
+    encode_golden,
     encode_head,
     read_bundle,
 )
 from understudy.edge.graph import inspect_graph
 from understudy.edge.parts import Head, decode_embeddings, encode_embeddings
-from understudy.types.bundle import ENCODER, HEAD, MANIFEST, TOKENIZER
+from understudy.types.bundle import CERTIFICATE, ENCODER, HEAD, MANIFEST, TOKENIZER
 from understudy.types.contract import Calibration
 from understudy.types.errors import BundleError, DigestError, InvalidValueError
 
@@ -250,21 +253,57 @@ def test_a_head_that_does_not_fit_the_labels_is_refused(tmp_path: Path) -> None:
         build_bundle(tmp_path, golden=[], labels=("a", "b"))
 
 
+def variant(plain: Bundle, cpu: str, threshold: float) -> dict[str, bytes]:
+    """The parts of a variant with the plain bundle's graph and a certificate of its own."""
+    parts = ("encoder.onnx", "golden.json", "calibration.json", "certificate.json")
+    names = {part: f".{cpu}.".join(part.split(".")) for part in parts}
+    files = {name: plain.files[part] for part, name in names.items()}
+    return files | {names[CERTIFICATE]: encode_certificate(certificate(threshold))}
+
+
 def test_a_cpu_variant_counts_only_with_all_its_parts(tmp_path: Path) -> None:
     """The same graph answers differently on other instructions: own numbers, own certificate."""
     build_bundle(tmp_path / "plain")
-    plain = read_bundle(tmp_path / "plain")
-    names = (
-        "encoder.avx9.onnx",
-        "golden.avx9.json",
-        "calibration.avx9.json",
-        "certificate.avx9.json",
-    )
-    parts = {n: plain.files[n.replace(".avx9", "")] for n in names}
-    parts["certificate.avx9.json"] = encode_certificate(certificate(0.9))
+    parts = variant(read_bundle(tmp_path / "plain"), "avx9", 0.9)
     build_bundle(tmp_path / "all", replace=parts)
-    build_bundle(tmp_path / "some", replace={n: parts[n] for n in names[1:]})
+    del parts["golden.avx9.json"]
+    build_bundle(tmp_path / "some", replace=parts)
 
     assert read_bundle(tmp_path / "all").for_cpu({"avx9"}).certificate.threshold == 0.9
     assert read_bundle(tmp_path / "all").for_cpu({"sse"}).cpu == "portable"
     assert read_bundle(tmp_path / "some").for_cpu({"avx9"}).cpu == "portable"
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"),
+    [
+        ({"avx2", "avx512_vnni"}, "vnni"),
+        ({"avx2", "avx_vnni"}, "vnni"),
+        ({"avx2"}, "avx2"),
+        ({"asimd", "asimddp"}, "dotprod"),
+        ({"sse2"}, "portable"),
+        (set(), "portable"),
+    ],
+)
+def test_the_variant_with_the_best_instructions_is_chosen(
+    tmp_path: Path, flags: set[str], chosen: str
+) -> None:
+    """A class of CPUs before a single flag: several flags mean the same instructions."""
+    build_bundle(tmp_path / "plain")
+    plain = read_bundle(tmp_path / "plain")
+    parts: dict[str, bytes] = {}
+    for cpu in ("avx2", "dotprod", "vnni"):
+        parts |= variant(plain, cpu, 0.9)
+    build_bundle(tmp_path / "all", replace=parts)
+
+    assert read_bundle(tmp_path / "all").for_cpu(flags).cpu == chosen
+
+
+def test_a_variant_that_does_not_fit_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    """Not by the first node whose CPU would choose it."""
+    build_bundle(tmp_path / "plain")
+    parts = variant(read_bundle(tmp_path / "plain"), "avx9", 0.9)
+    wrong = encode_golden([GoldenVector("card", (1.0, 2.0))])
+
+    with pytest.raises(BundleError, match="the variant for avx9: golden vectors must have 3"):
+        build_bundle(tmp_path / "bad", replace=parts | {"golden.avx9.json": wrong})

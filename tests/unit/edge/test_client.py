@@ -468,6 +468,28 @@ def test_an_expired_certificate_covers_nothing(opened: Any, tmp_path: Path) -> N
     assert not client.status().certified
 
 
+def test_the_variant_for_this_cpu_brings_its_own_threshold(
+    opened: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A threshold belongs to one graph on one kind of CPU."""
+    from simulators.bundles import certificate
+    from understudy.edge.bundle import encode_certificate
+
+    plain = read_bundle(bundle)
+    parts = {
+        ".avx9.".join(name.split(".")): plain.files[name]
+        for name in ("encoder.onnx", "golden.json", "calibration.json", "certificate.json")
+    }
+    parts["certificate.avx9.json"] = encode_certificate(certificate(0.9999999))
+    build_bundle(tmp_path / "v", prototypes=True, replace=parts)
+    monkeypatch.setattr("understudy.edge.student.cpu_flags", lambda: frozenset({"avx9"}))
+    here, there = opened(bundle=tmp_path / "v"), opened()
+
+    assert (here.status().cpu, there.status().cpu) == ("avx9", "portable")
+    assert here.predict(SURE).reason is Reason.UNSURE
+    assert there.predict(SURE).reason is Reason.CONFIDENT
+
+
 def test_a_directive_of_the_cloud_is_obeyed(opened: Any, cloud: FakeCloud) -> None:
     """Drift: the threshold rises, the certificate is withdrawn, more is audited."""
     cloud.directive = Directive(threshold_floor=0.9999999, audit_rate=0.5, certificate_revoked=True)

@@ -5,17 +5,25 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simulators.bundles import LABELS, SIZE, build_bundle, encoder_graph
-from understudy.edge.bundle import GoldenVector, Head, read_bundle
+from simulators.bundles import LABELS, SIZE, build_bundle, certificate, encoder_graph
+from understudy.edge.bundle import (
+    Bundle,
+    GoldenVector,
+    Head,
+    encode_certificate,
+    encode_golden,
+    read_bundle,
+)
 from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags
 from understudy.edge.student import PROFILES, HeadMath, Student
-from understudy.types.bundle import ENCODER, TOKENIZER
+from understudy.types.bundle import CALIBRATION, ENCODER, TOKENIZER
 from understudy.types.errors import BundleError, InvalidValueError
 
 TEXTS = [
@@ -194,6 +202,43 @@ def test_a_bundle_for_another_cpu_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BundleError, match="quantum9"):
         Student.load(read_bundle(tmp_path))
+
+
+def with_variant(tmp_path: Path, golden: Sequence[GoldenVector]) -> Bundle:
+    """A bundle with a variant for CPUs with avx9: other threshold and golden vectors."""
+    build_bundle(tmp_path / "plain")
+    plain = read_bundle(tmp_path / "plain")
+    parts = {
+        "encoder.avx9.onnx": plain.files[ENCODER],
+        "golden.avx9.json": encode_golden(golden or plain.golden),
+        "calibration.avx9.json": plain.files[CALIBRATION],
+        "certificate.avx9.json": encode_certificate(certificate(0.9)),
+    }
+    build_bundle(tmp_path / "both", replace=parts)
+    return read_bundle(tmp_path / "both")
+
+
+def test_a_student_says_which_variant_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its threshold goes with its graph."""
+    bundle = with_variant(tmp_path, [])
+    monkeypatch.setattr("understudy.edge.student.cpu_flags", lambda: frozenset({"avx9"}))
+    loaded = Student.proved(bundle)
+
+    assert (loaded.bundle.cpu, loaded.bundle.certificate.threshold) == ("avx9", 0.9)
+    assert loaded.bundle.id == bundle.id
+
+
+def test_a_variant_that_computes_otherwise_here_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual machine may promise instructions that it does not have."""
+    bundle = with_variant(tmp_path, [GoldenVector("card", (9.0, 9.0, 9.0))])
+    monkeypatch.setattr("understudy.edge.student.cpu_flags", lambda: frozenset({"avx9"}))
+    loaded = Student.proved(bundle)
+
+    assert (loaded.bundle.cpu, loaded.bundle.certificate.threshold) == ("portable", 0.5)
 
 
 def test_a_graph_with_other_ports_is_refused(tmp_path: Path) -> None:
