@@ -175,6 +175,9 @@ class _Gauges:
         self.risk = gauge("risk_upper_bound", "Bound proved at night", ["task", "bundle"])
         self.drift = gauge("drift_level", "1 is an alarm", ["task", "bundle"])
         self.night = gauge("night_wanted", "1 if a night is asked for", ["task", "bundle"])
+        of_slice = ["task", "bundle", "slice"]
+        self.slice_revoked = gauge("slice_certificate_revoked", "1 if withdrawn", of_slice)
+        self.slice_drift = gauge("slice_drift_level", "1 is an alarm", of_slice)
         self.rollout = gauge("rollout_share", "Share of nodes offered a bundle", ["bundle"])
 
     def set_log(self, stats: LogStats | None) -> None:
@@ -188,7 +191,8 @@ class _Gauges:
             self.log_lag.labels(consumer).set(lag)
 
     def set_standings(self, standings: Mapping[str, BundleStanding]) -> None:
-        for gauge in (self.revoked, self.standing, self.risk, self.drift, self.night):
+        whole = (self.revoked, self.standing, self.risk, self.drift, self.night)
+        for gauge in (*whole, self.slice_revoked, self.slice_drift):
             gauge.clear()
         for bundle, standing in standings.items():
             self.standing.labels(bundle, standing.standing).set(1)
@@ -196,3 +200,7 @@ class _Gauges:
             self.risk.labels(standing.task, bundle).set(standing.risk_upper_bound)
             self.drift.labels(standing.task, bundle).set(standing.drift)
             self.night.labels(standing.task, bundle).set(standing.night)
+            for part in standing.slices:
+                names = (standing.task, bundle, part.name)
+                self.slice_revoked.labels(*names).set(part.certificate_revoked)
+                self.slice_drift.labels(*names).set(part.drift)

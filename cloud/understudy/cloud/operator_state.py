@@ -17,7 +17,7 @@ from understudy.cloud.parts import Parts
 from understudy.cloud.releases import Release, ReleaseStore
 from understudy.cloud.rollout import Rollout
 from understudy.cloud.rollout_book import Counts, RolloutState
-from understudy.cloud.watch import BundleStanding, SharedAdvice
+from understudy.cloud.watch import BundleStanding, SharedAdvice, SliceStanding
 from understudy.types.errors import UnderstudyError
 
 _HISTORY = 500
@@ -169,6 +169,8 @@ def _contract_sections(standing: BundleStanding) -> dict[str, Any]:
             "threshold": standing.threshold,
             "risk_upper_bound": standing.risk_upper_bound,
             "rows": standing.rows,
+            "cause": standing.cause,
+            "slices": [_slice(part) for part in standing.slices],
         },
         "drift": {
             "alarm": standing.certificate_revoked,
@@ -176,6 +178,17 @@ def _contract_sections(standing: BundleStanding) -> dict[str, Any]:
             "limit": 1.0,
             "since_unix_s": None,
         },
+    }
+
+
+def _slice(part: SliceStanding) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "standing": part.standing,
+        "revoked": part.certificate_revoked,
+        "threshold": part.threshold,
+        "rows": part.rows,
+        "drift": part.drift,
     }
 
 

@@ -19,6 +19,7 @@ import msgspec
 from understudy.cloud.gateway.ports import Releases
 from understudy.cloud.log import EscalationLog
 from understudy.cloud.state import SharedState
+from understudy.router.account import Account
 from understudy.router.evidence import RowUse
 from understudy.router.monitor import Advice, LiveMonitor, Watch
 from understudy.router.noise import Sayings
@@ -26,9 +27,9 @@ from understudy.types.bundle import CERTIFICATE, decode_manifest
 from understudy.types.contract import Certificate, Contract
 from understudy.types.errors import BundleError, DataError
 from understudy.types.records import LoggedRow
-from understudy.types.release import Directive, NodeStatus
+from understudy.types.release import Directive, NodeStatus, SliceOrder
 
-_STATE, _ADVICE = "watch/state", "advice/"
+_STATE, _ADVICE, _CHANGE = "watch/state", "advice/", "change/"
 _STEP_ROWS = 1024
 _MAX_BUNDLES = 8
 _MAX_WAITING = 20_000
@@ -37,6 +38,29 @@ _LOOK_AGAIN_S = 60.0
 """A bundle that was never published is not looked for with every row."""
 _GIVE_UP_S = 3 * 86_400.0
 """A row whose label has not come by then counts as an error: silence is no agreement."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceStanding:
+    """How the contract of one slice stands.
+
+    Attributes:
+        name: The slice.
+        standing: `night`, `live` or `revoked`.
+        certificate_revoked: Goes into the directive.
+        threshold_floor: Goes into the directive; None for infinite.
+        drift: How near its drift detector is to an alarm; 1 is one.
+        rows: Labelled rows counted.
+        threshold: Threshold of the night's certificate.
+    """
+
+    name: str
+    standing: str
+    certificate_revoked: bool
+    threshold_floor: float | None
+    drift: float
+    rows: int
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +79,8 @@ class BundleStanding:
         rows: Labelled rows counted.
         threshold: Threshold of the night's certificate; None for infinite.
         risk_upper_bound: Its bound.
+        cause: Why the certificate was withdrawn: `risk`, `new_labels`, or nothing.
+        slices: Those with a promise of their own.
     """
 
     bundle: str
@@ -68,12 +94,23 @@ class BundleStanding:
     rows: int
     threshold: float | None
     risk_upper_bound: float
+    cause: str = ""
+    slices: tuple[SliceStanding, ...] = ()
 
     @property
     def advice(self) -> Advice:
         """The same as the router's noun."""
-        floor = math.inf if self.threshold_floor is None else self.threshold_floor
-        return Advice(self.certificate_revoked, floor, self.audit_rate, self.night)
+        return Advice(
+            self.certificate_revoked,
+            _infinite(self.threshold_floor),
+            self.audit_rate,
+            self.night,
+            tuple(
+                SliceOrder(part.name, _infinite(part.threshold_floor))
+                for part in self.slices
+                if part.certificate_revoked
+            ),
+        )
 
 
 class SharedAdvice:
@@ -98,7 +135,7 @@ class SharedAdvice:
 
 
 @dataclass(slots=True)
-class _Account:
+class _Watched:
     task: str
     certificate: Certificate
     monitor: LiveMonitor
@@ -114,12 +151,14 @@ class _Progress:
     monitors: dict[str, dict[str, Any]] = field(default_factory=dict)
     said: Sayings = field(default_factory=Sayings)
     """Of the teacher, whichever bundle asked."""
+    changes: dict[str, int] = field(default_factory=dict)
+    """Sequence by task: rows up to there are of other traffic than today's."""
 
     @classmethod
     def from_json(cls, saved: bytes) -> _Progress:
         """Reads what `to_json` wrote."""
         plain = json.loads(saved)
-        return cls(plain["cursor"], plain["waiting"], plain["monitors"], Sayings(plain.get("said")))
+        return cls(**plain | {"said": Sayings(plain.get("said"))})
 
     def to_json(self) -> bytes:
         """One value, so that a crash never leaves half of a step."""
@@ -129,6 +168,7 @@ class _Progress:
                 "waiting": self.waiting,
                 "monitors": self.monitors,
                 "said": self.said.to_dict(),
+                "changes": self.changes,
             }
         ).encode()
 
@@ -150,7 +190,7 @@ class ContractWatch:
         self._contracts = contracts
         self._now = now
         self._progress: _Progress | None = None
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, _Watched] = {}
         self._unknown: dict[str, float] = {}
 
     def forget(self) -> None:
@@ -176,6 +216,8 @@ class ContractWatch:
             return RowUse.OTHER_BUNDLE
         earlier = progress.said.recall(row)
         use = account.monitor.observe(row, earlier=earlier, given_up=given_up)
+        if account.monitor.changed_at == row.sequence:
+            progress.changes[account.task] = row.sequence
         if use is RowUse.WAITING and len(progress.waiting) < _MAX_WAITING:
             progress.waiting[str(row.sequence)] = (row.record.event_id, row.record.node)
         return use
@@ -195,7 +237,7 @@ class ContractWatch:
             del progress.waiting[sequence]
         return bool(settled)
 
-    def _account(self, row: LoggedRow) -> _Account | None:
+    def _account(self, row: LoggedRow) -> _Watched | None:
         """The account of the row's bundle; None for one that was never published for its task."""
         bundle, now = row.record.bundle, self._now()
         if self._unknown.get(bundle, 0.0) > now:
@@ -214,19 +256,20 @@ class ContractWatch:
                 self._state.delete(f"{_ADVICE}{oldest}")
         return self._accounts[bundle]
 
-    def _open_account(self, bundle: str, task: str) -> _Account | None:
+    def _open_account(self, bundle: str, task: str) -> _Watched | None:
         contract = self._contracts.get(task)
-        certificate = read_certificate(self._releases, bundle, task)
-        if contract is None or certificate is None:
+        published = read_published(self._releases, bundle, task)
+        if contract is None or published is None:
             return None
-        watch = Watch(bundle, certificate.contract, certificate.threshold)
+        certificate = published.certificate
+        watch = Watch.over(bundle, certificate, published.labels)
         saved = self._load().monitors.get(bundle)
         if saved is None:
-            return _Account(task, certificate, LiveMonitor(watch))
+            return _Watched(task, certificate, LiveMonitor(watch))
         try:
-            return _Account(task, certificate, LiveMonitor.from_dict(saved, watch))
+            return _Watched(task, certificate, LiveMonitor.from_dict(saved, watch))
         except DataError:
-            return _Account(task, certificate, LiveMonitor(watch))
+            return _Watched(task, certificate, LiveMonitor(watch))
 
     def _load(self) -> _Progress:
         if self._progress is None:
@@ -240,16 +283,36 @@ class ContractWatch:
         for bundle, account in self._accounts.items():
             standing = msgspec.json.encode(_standing(bundle, account))
             self._state.put(f"{_ADVICE}{bundle}", standing)
+        for task, sequence in progress.changes.items():
+            self._state.put(f"{_CHANGE}{task}", str(sequence).encode())
 
 
-def read_certificate(releases: Releases, bundle: str, task: str) -> Certificate | None:
-    """The certificate of a published bundle of that task; None if there is no such bundle."""
+def last_change(state: SharedState, task: str) -> int:
+    """Sequence of the log at which traffic was last found to be new; 0 if it never was.
+
+    Rows up to there say nothing about today's traffic, so a night must not certify on them.
+    """
+    saved = state.get(f"{_CHANGE}{task}")
+    return int(saved) if saved else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What of a published bundle is watched: its certificate, and the labels it can say."""
+
+    certificate: Certificate
+    labels: tuple[str, ...]
+
+
+def read_published(releases: Releases, bundle: str, task: str) -> Published | None:
+    """A published bundle of that task; None if there is no such bundle."""
     try:
         manifest = decode_manifest(_blob(releases, bundle))
         if manifest.task != task or CERTIFICATE not in manifest.files:
             return None
         plain = json.loads(_blob(releases, manifest.files[CERTIFICATE].sha256))
-        return msgspec.convert(_with_infinity(plain), Certificate)
+        certificate = msgspec.convert(_with_infinity(plain), Certificate)
+        return Published(certificate, tuple(manifest.labels))
     except (BundleError, ValueError, AttributeError, TypeError):
         return None
 
@@ -269,7 +332,7 @@ def _blob(releases: Releases, sha256: str) -> bytes:
         return file.read()
 
 
-def _standing(bundle: str, account: _Account) -> BundleStanding:
+def _standing(bundle: str, account: _Watched) -> BundleStanding:
     monitor, certificate = account.monitor, account.certificate
     advice = monitor.advice()
     return BundleStanding(
@@ -280,11 +343,29 @@ def _standing(bundle: str, account: _Account) -> BundleStanding:
         threshold_floor=_finite(advice.threshold_floor),
         audit_rate=advice.audit_rate,
         night=advice.night,
-        drift=monitor.drift.level,
+        drift=monitor.level,
         rows=monitor.counts[RowUse.COUNTED.value],
         threshold=_finite(certificate.threshold),
         risk_upper_bound=certificate.risk_upper_bound,
+        cause=monitor.cause.value if monitor.alarmed else "",
+        slices=tuple(_slice_standing(n, a) for n, a in monitor.slices.items()),
     )
+
+
+def _slice_standing(name: str, account: Account) -> SliceStanding:
+    return SliceStanding(
+        name=name,
+        standing=account.standing.value,
+        certificate_revoked=account.alarmed,
+        threshold_floor=_finite(account.floor),
+        drift=account.drift.level,
+        rows=account.rows,
+        threshold=account.promise.threshold,
+    )
+
+
+def _infinite(value: float | None) -> float:
+    return math.inf if value is None else value
 
 
 def _finite(value: float) -> float | None:

@@ -102,6 +102,8 @@ class Certificate:
         expires_unix_s: Until when; infinite for ever.
         slices: Per-slice thresholds under a family-wise correction.
         unreliable_rows: Rows set aside because the teacher was not sure or contradicted itself.
+        new_label_bound: Upper confidence bound of the share of labels the student cannot say, among
+            requests under `threshold`; 1 when nothing is known of it.
     """
 
     contract: Contract
@@ -117,10 +119,12 @@ class Certificate:
     expires_unix_s: float = math.inf
     slices: tuple[SliceCertificate, ...] = ()
     unreliable_rows: int = 0
+    new_label_bound: float = 1.0
 
     def __post_init__(self) -> None:
-        if math.isnan(self.threshold) or not 0.0 <= self.risk_upper_bound <= 1.0:
-            raise InvalidValueError("a certificate needs a threshold and a bound in [0, 1]")
+        bounds = (self.risk_upper_bound, self.new_label_bound)
+        if math.isnan(self.threshold) or not all(0.0 <= bound <= 1.0 for bound in bounds):
+            raise InvalidValueError("a certificate needs a threshold and bounds in [0, 1]")
         if self.certified == (self.threshold == NEVER_KEEP):
             raise InvalidValueError("certified means that a finite threshold was found")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
@@ -21,7 +22,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from understudy.router.bounds import allowed_errors, clean_rows, risk_upper_bound, rows_needed, tail
-from understudy.types.contract import Certificate, Contract, RiskKind, SliceCertificate
+from understudy.types.contract import (
+    MOST_SLICES,
+    Certificate,
+    Contract,
+    RiskKind,
+    SliceCertificate,
+)
 from understudy.types.decision import NEVER_KEEP
 from understudy.types.errors import DataError, InvalidValueError
 
@@ -82,12 +89,14 @@ class Audits:
         confidence: In [0, 1], or `ALWAYS_ESCALATES`; shape (N,).
         error: True where student and teacher differ or the label never came; shape (N,).
         slices: Slice name of each row, empty for none; N of them.
+        new: True where the teacher's label is none of the student's; shape (N,). None if not known.
         unreliable: Rows that were set aside.
     """
 
     confidence: Floats
     error: Bools
     slices: tuple[str, ...]
+    new: Bools | None = None
     unreliable: int = 0
 
     @property
@@ -99,6 +108,10 @@ class Audits:
         """The rows of one slice."""
         here = np.array([s == name for s in self.slices], dtype=bool)
         return Audits(self.confidence[here], self.error[here], (name,) * int(here.sum()))
+
+    def rows_by_slice(self) -> Counter[str]:
+        """Rows of each named slice."""
+        return Counter(name for name in self.slices if name)
 
     def steps(self) -> Steps:
         """What each threshold would keep. Equal confidences are kept or escalated together."""
@@ -123,6 +136,7 @@ def certify(  # noqa: PLR0913 - each is a column of the rows or a choice, by key
     slices: Iterable[str] | None = None,
     reliable: ArrayLike | None = None,
     trained: ArrayLike | None = None,
+    new_label: ArrayLike | None = None,
     grid: ArrayLike | None = None,
     looks: int = 1,
 ) -> Certificate:
@@ -134,10 +148,13 @@ def certify(  # noqa: PLR0913 - each is a column of the rows or a choice, by key
         agree: 1 where student and teacher agree, 0 where not, NaN where the label never came.
         contract: What is to be proved.
         slices: Slice name of each row, empty for none. Each slice gets a threshold of its own, at
-            least the whole's, all under one family-wise correction.
+            least the whole's, all under one family-wise correction. The `MOST_SLICES` with most
+            rows are looked at; those with too few rows to prove anything cost the others nothing.
         reliable: False where the teacher could not be trusted; such rows are set aside.
         trained: True where the student or its calibration learned from the row; such rows are left
             out, for a student agrees with what it was shown.
+        new_label: True where the teacher's label is none of the student's. With it the certificate
+            says how many such labels are ordinary, and the live watch hears of more.
         grid: Thresholds a selective certificate walks over, fixed from other, unlabelled rows;
             quantiles of these rows when omitted.
         looks: How many times these rows are used to certify; the doubt is shared out over them.
@@ -146,9 +163,9 @@ def certify(  # noqa: PLR0913 - each is a column of the rows or a choice, by key
         DataError: If a confidence or an agreement is out of range.
         InvalidValueError: If lengths differ or `looks` is not positive.
     """
-    audits = _audits(confidence, agree, slices, reliable, trained)
-    names = sorted({name for name in audits.slices if name})
-    delta = shared_delta(1.0 - contract.confidence, looks, len(names))
+    audits = _audits(confidence, agree, slices, reliable, trained, new_label)
+    names, speaking = _slices_to_certify(audits, contract, looks)
+    delta = shared_delta(1.0 - contract.confidence, looks, speaking)
     points = None if grid is None else np.asarray(grid, dtype=np.float64)
     found = find_threshold(audits.steps(), contract, delta, points)
     parts = tuple(_certify_slice(n, audits.only(n), contract, delta, found) for n in names)
@@ -163,7 +180,36 @@ def certify(  # noqa: PLR0913 - each is a column of the rows or a choice, by key
         rows_missing=rows_missing(audits.steps(), contract, delta, found),
         slices=parts,
         unreliable_rows=audits.unreliable,
+        new_label_bound=_new_label_bound(audits, found.threshold, 1.0 - contract.confidence),
     )
+
+
+def _slices_to_certify(audits: Audits, contract: Contract, looks: int) -> tuple[list[str], int]:
+    """Names the slices to look at, and says how many of them could prove something.
+
+    Both follow from how many rows a slice has, and never from what is in them.
+    """
+    rows = audits.rows_by_slice()
+    names = sorted(rows, key=lambda name: (-rows[name], name))[:MOST_SLICES]
+    fewest = clean_rows(
+        contract.max_quality_loss, shared_delta(1.0 - contract.confidence, looks, 1)
+    )
+    return sorted(names), sum(rows[name] >= fewest for name in names)
+
+
+def _new_label_bound(audits: Audits, threshold: float, delta: float) -> float:
+    """How common labels that the student cannot say are under the threshold; 1 if not known.
+
+    For the joint risk the threshold is found by going down the confidences until one error too
+    many, so the rows further down are a fresh sample of what lies there; the value at which the
+    search stopped is not, and is left out.
+    """
+    under = audits.confidence < threshold
+    if audits.new is None or threshold == NEVER_KEEP or not under.any():
+        return 1.0
+    stopped = audits.confidence[under].max()
+    under &= (audits.confidence < stopped) | (stopped == ALWAYS_ESCALATES)
+    return risk_upper_bound(int(audits.new[under].sum()), int(under.sum()), delta)
 
 
 def shared_delta(delta: float, looks: int, slices: int) -> float:
@@ -299,16 +345,24 @@ def _audits(
     slices: Iterable[str] | None,
     reliable: ArrayLike | None,
     trained: ArrayLike | None,
+    new_label: ArrayLike | None,
 ) -> Audits:
     sure, same = _checked(confidence, agree)
     names = ("",) * len(sure) if slices is None else tuple(slices)
     trusted = np.ones(len(sure), bool) if reliable is None else np.asarray(reliable, dtype=bool)
     fresh = fresh_rows(trained, len(sure))
-    if len(names) != len(sure) or not (trusted.shape == fresh.shape == sure.shape):
-        raise InvalidValueError("slices, reliable and trained need one entry a row")
+    new = None if new_label is None else np.asarray(new_label, dtype=bool)
+    columns = (trusted, fresh) if new is None else (trusted, fresh, new)
+    if len(names) != len(sure) or any(column.shape != sure.shape for column in columns):
+        raise InvalidValueError("slices, reliable, trained and new_label need one entry a row")
     used = trusted & fresh
-    kept_names = tuple(name for name, use in zip(names, used, strict=True) if use)
-    return Audits(sure[used], errors_of(same[used]), kept_names, int((fresh & ~trusted).sum()))
+    return Audits(
+        sure[used],
+        errors_of(same[used]),
+        tuple(name for name, use in zip(names, used, strict=True) if use),
+        None if new is None else new[used],
+        int((fresh & ~trusted).sum()),
+    )
 
 
 def _checked(confidence: ArrayLike, agree: ArrayLike) -> tuple[Floats, Floats]:

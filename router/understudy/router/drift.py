@@ -45,10 +45,21 @@ class DriftDetector:
 
     def observe(self, row: Evidence, threshold: float) -> DriftDetector:
         """Counts one labelled row against the threshold that was certified."""
-        surprise = row.weight * (row.wrongly_kept(threshold) - self.rate)
+        wrong = row.wrongly_kept(threshold)
+        return self.hear(happened=wrong, weight=row.weight, requests=row.requests)
+
+    def hear(self, *, happened: bool, weight: float = 1.0, requests: float = 1.0) -> DriftDetector:
+        """Counts one observation of an event that should happen no more often than `rate`.
+
+        Args:
+            happened: True if it did.
+            weight: The observation's share of a full vote, in (0, 1].
+            requests: How many requests it stands for.
+        """
+        surprise = weight * (happened - self.rate)
         # No factor may be negative, hence the cap of a bet at 1 / rate; no sum may overflow.
         moved = tuple(
-            min(e * (1.0 + min(x, 1.0 / self.rate) * surprise) + row.requests, 1e300)
+            min(e * (1.0 + min(x, 1.0 / self.rate) * surprise) + requests, 1e300)
             for e, x in zip(self.evidence, BETS, strict=True)
         )
         return replace(self, evidence=moved)

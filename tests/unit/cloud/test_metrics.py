@@ -13,7 +13,7 @@ from simulators.cloud_gateway import TASK, record
 from understudy.cloud.log import LogStats
 from understudy.cloud.metrics import Metrics, refusal_word
 from understudy.cloud.tracing import Tracing, current_traceparent
-from understudy.cloud.watch import BundleStanding
+from understudy.cloud.watch import BundleStanding, SliceStanding
 from understudy.types.errors import (
     AccessError,
     BundleError,
@@ -24,11 +24,18 @@ from understudy.types.errors import (
     OverloadedError,
     TeacherError,
 )
-from understudy.types.release import NodeStatus
+from understudy.types.release import NodeStatus, SliceOrder
 
 STANDING = BundleStanding(
     bundle="b", task=TASK, standing="revoked", certificate_revoked=True, threshold_floor=None,
     audit_rate=0.2, night=True, drift=1.5, rows=40, threshold=0.8, risk_upper_bound=0.015,
+    slices=tuple(
+        SliceStanding(
+            name=name, standing=standing, certificate_revoked=standing == "revoked",
+            threshold_floor=None, drift=0.25, rows=9, threshold=0.9,
+        )
+        for name, standing in (("legal", "revoked"), ("billing", "live"))
+    ),
 )  # fmt: skip
 
 
@@ -91,6 +98,12 @@ def test_everything_an_operator_asks_for_is_there() -> None:
         "understudy_night_wanted[('bundle', 'b'), ('task', 'support')]": 1,
         "understudy_risk_upper_bound[('bundle', 'b'), ('task', 'support')]": 0.015,
         "understudy_rollout_share[('bundle', 'b')]": 0.25,
+        "understudy_slice_certificate_revoked[('bundle', 'b'), ('slice', 'legal'), "
+        "('task', 'support')]": 1,
+        "understudy_slice_certificate_revoked[('bundle', 'b'), ('slice', 'billing'), "
+        "('task', 'support')]": 0,
+        "understudy_slice_drift_level[('bundle', 'b'), ('slice', 'legal'), "
+        "('task', 'support')]": 0.25,
     }
     assert expected == {key: found.get(key) for key in expected}
 
@@ -121,6 +134,7 @@ def test_totals_are_sums_over_tasks() -> None:
 def test_an_infinite_floor_survives_the_shared_state() -> None:
     """JSON has no infinity; the node must still hear: keep nothing."""
     assert math.inf == STANDING.advice.threshold_floor
+    assert (SliceOrder("legal", math.inf),) == STANDING.advice.revoked_slices
 
 
 def test_the_nodes_trace_goes_on_and_reaches_the_teacher() -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,13 @@ from simulators.cloud_gateway import LABELS, TASK, label, record
 from understudy.cloud.log import NewRow
 from understudy.cloud.log.sqlite import SqliteLog
 from understudy.cloud.state import SqliteState
-from understudy.cloud.watch import BundleStanding, ContractWatch, SharedAdvice, read_certificate
+from understudy.cloud.watch import (
+    BundleStanding,
+    ContractWatch,
+    SharedAdvice,
+    last_change,
+    read_published,
+)
 from understudy.types.bundle import (
     CERTIFICATE,
     REQUIRED,
@@ -29,7 +35,8 @@ from understudy.types.bundle import (
 from understudy.types.contract import Contract
 from understudy.types.decision import RecordKind
 from understudy.types.errors import BundleError
-from understudy.types.release import Directive, NodeStatus
+from understudy.types.records import TeacherLabel
+from understudy.types.release import Directive, NodeStatus, SliceOrder
 
 
 class Shelf:
@@ -38,7 +45,7 @@ class Shelf:
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
 
-    def publish(self, threshold: float | None = 0.8, task: str = TASK) -> str:
+    def publish(self, threshold: float | None = 0.8, task: str = TASK, **changes: object) -> str:
         certificate = json.dumps(
             {
                 "contract": {"max_quality_loss": 0.02, "confidence": 0.95},
@@ -51,6 +58,7 @@ class Shelf:
                 "rows_missing": 0,
                 "expires_unix_s": None,
             }
+            | changes
         ).encode()
         digest = hashlib.sha256(certificate).hexdigest()
         files = dict.fromkeys(REQUIRED, FileEntry("0" * 64, 1))
@@ -145,6 +153,43 @@ def test_a_student_that_errs_loses_its_certificate(watched: Watched) -> None:
     assert directive.certificate_revoked
     assert directive.threshold_floor > 0.95  # where the errors were
     assert directive.audit_rate > 0.0
+
+
+def test_a_slice_that_errs_is_withdrawn_alone(watched: Watched) -> None:
+    """Nodes hear which; a restart of the watch in between changes nothing."""
+    legal = {"name": "legal", "threshold": 0.85, "rows": 400, "inherited": False}
+    watched.bundle = watched.shelf.publish(slices=[legal])
+    for _ in range(20):
+        watched.add(25)
+        watched.add(1, right=False, slice_name="legal", text="a will")
+        watched.watch().step()
+
+    standing, directive = watched.standing(), _advise(watched)
+    assert standing is not None
+    assert [("legal", "revoked")] == [(s.name, s.standing) for s in standing.slices]
+    assert (False, (SliceOrder("legal", math.inf),)) == (
+        directive.certificate_revoked,
+        directive.revoked_slices,
+    )
+    assert (True, 0) == (standing.night, last_change(watched.state, TASK))
+
+
+def test_labels_that_no_student_knows_are_heard_of_at_once(watched: Watched) -> None:
+    """And the night learns from which row on traffic is new; also after the next restart."""
+    watched.bundle = watched.shelf.publish(new_label_bound=0.05)
+    watched.add(100)
+    asked = {"kind": RecordKind.ESCALATION, "coin": False, "confidence": 0.2, "propensity": 1.0}
+    made = [record(node="n1", bundle=watched.bundle, audit_rate=0.1, **asked) for _ in range(30)]
+    new = TeacherLabel("scripted", "p1", ("a new one",), (-0.1,))
+    watched.log.append([NewRow(replace(one, text="a new text"), new) for one in made])
+
+    watched.watch().step()
+    watched.watch().step()
+
+    standing, changed = watched.standing(), last_change(watched.state, TASK)
+    assert standing is not None
+    assert ("revoked", "new_labels") == (standing.standing, standing.cause)
+    assert 100 < changed < 130
 
 
 def test_other_bundles_are_not_advised(watched: Watched) -> None:
@@ -248,9 +293,11 @@ def test_a_bundle_without_certificate_is_watched_without_one(watched: Watched) -
     """Not certifiable is an answer; drift is seen all the same."""
     bundle = watched.shelf.publish(threshold=None)
 
-    found = read_certificate(watched.shelf, bundle, TASK)
+    published = read_published(watched.shelf, bundle, TASK)
 
-    assert found is not None
+    assert published is not None
+    assert LABELS == published.labels
+    found = published.certificate
     assert (False, math.inf, math.inf) == (found.certified, found.threshold, found.expires_unix_s)
 
 
@@ -263,7 +310,7 @@ def test_what_is_no_bundle_of_the_task_has_no_certificate(watched: Watched, dama
     elif damage == "garbage":
         watched.shelf.blobs[bundle] = b"\x00garbage"
 
-    assert read_certificate(watched.shelf, bundle, TASK) is None
+    assert read_published(watched.shelf, bundle, TASK) is None
 
 
 def _advise(watched: Watched, bundle: str = "") -> Directive:

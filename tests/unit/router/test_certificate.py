@@ -17,7 +17,7 @@ from understudy.router.bounds import (
     tail,
 )
 from understudy.router.certificate import ALWAYS_ESCALATES, certify, digest_rows
-from understudy.types.contract import Contract, RiskKind
+from understudy.types.contract import MOST_SLICES, Contract, RiskKind
 from understudy.types.decision import NEVER_KEEP
 from understudy.types.errors import DataError, InvalidValueError
 
@@ -283,6 +283,43 @@ def test_every_slice_pays_for_the_others() -> None:
     assert not alone.slices[0].inherited
 
 
+def test_a_slice_with_a_handful_of_rows_costs_the_others_nothing() -> None:
+    # Names come from products: a typing error must not widen everybody's bound.
+    few = {f"typo {n}": (5, 0.0) for n in range(40)}
+    confidence, agree, names = sliced({"": (2000, 0.0), "legal": (80, 0.0)} | few)
+    found = certify(confidence, agree, FIVE, slices=names)
+    legal = next(s for s in found.slices if s.name == "legal")
+
+    assert (0.9, False) == (legal.threshold, legal.inherited)
+    assert MOST_SLICES == len(found.slices)
+
+
+def test_a_certificate_says_how_many_new_labels_are_ordinary() -> None:
+    # Of 200 rows under the threshold 10 have labels that the student cannot say.
+    # The value at which the search for the threshold stopped is no sample and does not count.
+    confidence = [0.9] * 800 + [0.5] * 3 + [0.2] * 200
+    new = [False] * 800 + [True] * 3 + [n < 10 for n in range(200)]
+    agree = [1] * 800 + [0] * 203
+    found = certify(confidence, agree, Contract(max_quality_loss=0.005), new_label=new)
+
+    assert 0.9 == found.threshold
+    assert found.new_label_bound == pytest.approx(risk_upper_bound(10, 200, 0.05))
+
+
+@pytest.mark.parametrize(
+    ("agree", "new_label"),
+    [
+        pytest.param([1] * 300, None, id="nobody-looked"),
+        pytest.param([0] * 300, [False] * 300, id="not-certified"),
+        pytest.param([1] * 300, [False] * 300, id="nothing-under-the-threshold"),
+    ],
+)
+def test_without_rows_to_tell_from_nothing_is_said_of_new_labels(
+    agree: list[int], new_label: list[bool] | None
+) -> None:
+    assert 1.0 == certify([0.9] * 300, agree, FIVE, new_label=new_label).new_label_bound
+
+
 @pytest.mark.parametrize(
     ("confidence", "agree", "row"),
     [
@@ -303,6 +340,7 @@ def test_a_wrong_row_is_named(confidence: list[float], agree: list[float], row: 
         pytest.param({"slices": ["a"]}, id="slices"),
         pytest.param({"reliable": [True]}, id="reliable"),
         pytest.param({"trained": [True]}, id="trained"),
+        pytest.param({"new_label": [True]}, id="new-label"),
         pytest.param({"looks": 0}, id="looks"),
     ],
 )

@@ -10,14 +10,23 @@ import pytest
 
 from understudy.router.certificate import certify
 from understudy.router.evidence import RowUse
-from understudy.router.monitor import REMEMBERED, Advice, LiveMonitor, Standing, Watch
-from understudy.types.contract import Contract, OnUncertified
+from understudy.router.monitor import REMEMBERED, Advice, Cause, LiveMonitor, Standing, Watch
+from understudy.types.contract import (
+    MOST_SLICES,
+    Contract,
+    OnUncertified,
+    SliceCertificate,
+)
 from understudy.types.decision import NEVER_KEEP, RecordKind
 from understudy.types.errors import DataError
-from understudy.types.release import Directive
+from understudy.types.release import Directive, SliceOrder
 from unit.router.rows import label, row
 
 WATCH = Watch("bundle", Contract(max_quality_loss=0.05), 0.5, run_length=2000.0)
+
+LEGAL = SliceCertificate(name="legal", threshold=0.7, rows=300, inherited=False)
+SLICED = replace(WATCH, slices=(LEGAL, replace(LEGAL, name="billing")))
+NEWS = replace(WATCH, labels=frozenset({"student", "teacher"}), new_label_bound=0.1)
 
 
 def fed(
@@ -87,7 +96,7 @@ def test_a_withdrawn_certificate_comes_back_when_it_is_proved_anew() -> None:
     fed(monitor, 400, start=1000)
 
     assert Standing.LIVE is monitor.standing
-    assert (Advice(), 1) == (monitor.advice(), monitor.alarms)
+    assert (Advice(), 1) == (monitor.advice(), monitor.whole.alarms)
 
 
 def test_a_calm_audit_rate_is_passed_on_until_the_alarm() -> None:
@@ -186,23 +195,31 @@ def test_a_watch_without_certificate_survives_a_restart_too() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"bundle": "other"}, id="bundle"),
-        pytest.param({"threshold": 0.7}, id="threshold"),
         pytest.param({"format": 99}, id="format"),
-        pytest.param({"live": {}}, id="damaged"),
+        pytest.param({"whole": {}}, id="damaged"),
+        pytest.param({"news": []}, id="news"),
+        pytest.param({"cause": "weather"}, id="cause"),
         pytest.param({"counts": None}, id="wrong-type"),
     ],
 )
-def test_a_saved_watch_of_something_else_is_refused(change: dict[str, object]) -> None:
+def test_a_damaged_watch_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(DataError, match="start a new one"):
         LiveMonitor.from_dict({**LiveMonitor(WATCH).to_dict(), **change}, WATCH)
 
 
-def test_a_saved_watch_of_another_contract_is_refused() -> None:
-    stricter = replace(WATCH, contract=Contract(max_quality_loss=0.01))
-
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"bundle": "other"}, id="bundle"),
+        pytest.param({"threshold": 0.7}, id="threshold"),
+        pytest.param({"contract": Contract(max_quality_loss=0.01)}, id="contract"),
+        pytest.param({"slices": (LEGAL,)}, id="slices"),
+        pytest.param({"labels": frozenset({"a"}), "new_label_bound": 0.1}, id="new-labels"),
+    ],
+)
+def test_a_saved_watch_of_something_else_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="another bundle, contract"):
-        LiveMonitor.from_dict(LiveMonitor(WATCH).to_dict(), stricter)
+        LiveMonitor.from_dict(LiveMonitor(WATCH).to_dict(), replace(WATCH, **change))
 
 
 def test_a_new_bundle_starts_again() -> None:
@@ -216,3 +233,136 @@ def test_a_new_bundle_starts_again() -> None:
     )
     assert RowUse.OTHER_BUNDLE is monitor.observe(row("1"))
     assert "next night, 0 rows" in repr(monitor)
+
+
+def test_a_slice_that_errs_loses_its_certificate_and_the_whole_keeps_its_own() -> None:
+    # One request in twenty-five is of a slice that has gone bad: too little to break the whole.
+    monitor = LiveMonitor(SLICED)
+    for n in range(1500):
+        bad = n % 25 == 0
+        name = "legal" if bad else "billing" if n % 2 else ""
+        monitor.observe(row(str(n), confidence=1.0, agree=not bad, slice_name=name))
+    found = monitor.advice()
+
+    assert ((SliceOrder("legal", NEVER_KEEP),), True) == (found.revoked_slices, found.night)
+    assert (False, 0.0, 0.1) == (
+        found.certificate_revoked,
+        found.threshold_floor,
+        found.audit_rate,
+    )
+    assert (Standing.REVOKED, Standing.LIVE) == (
+        monitor.slices["legal"].standing,
+        monitor.slices["billing"].standing,
+    )
+    assert found.revoked_slices == found.apply(Directive()).revoked_slices
+
+
+def test_a_slice_gets_its_certificate_back_when_it_proves_it_anew() -> None:
+    monitor = LiveMonitor(SLICED)
+    legal = monitor.slices["legal"]
+    for n in range(60):
+        if not legal.alarmed:
+            monitor.observe(row(str(n), confidence=1.0, agree=False, slice_name="legal"))
+    fed(monitor, 600, start=1000, slice_name="legal")
+
+    assert (Standing.LIVE, 1) == (legal.standing, legal.alarms)
+    assert () == monitor.advice().revoked_slices
+
+
+def test_who_chose_to_serve_is_served_in_a_slice_too() -> None:
+    serving = replace(SLICED, contract=replace(SLICED.contract, on_uncertified=OnUncertified.SERVE))
+    monitor = LiveMonitor(serving)
+    for n in range(60):
+        monitor.observe(row(str(n), confidence=1.0, agree=False, slice_name="legal"))
+
+    assert (SliceOrder("legal", 0.0),) == monitor.advice().revoked_slices
+
+
+def test_only_slices_with_a_promise_of_their_own_are_watched_and_not_without_end() -> None:
+    whole = certify([0.9] * 100, [1] * 100, WATCH.contract)
+    many = [replace(LEGAL, name=f"s{n:03}", rows=100 + n) for n in range(MOST_SLICES + 8)]
+    idle = [
+        replace(LEGAL, name="small", inherited=True),
+        replace(LEGAL, name="shut", threshold=NEVER_KEEP),
+    ]
+    monitor = LiveMonitor.for_bundle("next", replace(whole, slices=tuple(many + idle)))
+
+    assert [f"s{n:03}" for n in range(MOST_SLICES + 7, 7, -1)] == list(monitor.slices)
+
+
+def test_slices_share_the_doubt_and_the_false_alarms_of_one_contract() -> None:
+    # Three promises: each gets a third of the doubt, and three times the patience.
+    monitor = LiveMonitor(SLICED)
+    accounts = [monitor.whole, *monitor.slices.values()]
+    lone = LiveMonitor(WATCH).whole
+
+    assert sum(a.live.delta for a in accounts) == pytest.approx(lone.live.delta)
+    assert {3 * WATCH.run_length} == {a.drift.run_length for a in accounts}
+
+
+def test_labels_the_student_cannot_say_withdraw_the_certificate_within_dozens_of_requests() -> None:
+    # What escalates is labelled anyway: nobody has to wait for audits.
+    monitor = LiveMonitor(NEWS)
+    for n in range(40):
+        said = label("news" if n % 2 else "student")
+        monitor.observe(replace(row(str(n), confidence=0.2, teacher=said), sequence=n + 1))
+        if monitor.alarmed:
+            break
+    found = monitor.advice()
+
+    assert (True, NEVER_KEEP, True) == (
+        found.certificate_revoked,
+        found.threshold_floor,
+        found.night,
+    )
+    assert (Cause.NEW_LABELS, n + 1) == (monitor.cause, monitor.changed_at)
+    assert n < 30
+
+
+def test_as_many_new_labels_as_were_certified_with_are_no_news() -> None:
+    monitor = LiveMonitor(replace(NEWS, run_length=100_000.0))
+    for n in range(2000):
+        said = label("news" if n % 10 == 0 else "student")
+        monitor.observe(row(str(n), confidence=0.2, teacher=said))
+
+    assert (0, 200) == (monitor.whole.alarms, monitor.counts["new_label"])
+
+
+def test_new_labels_among_kept_answers_are_risk_and_not_counted_twice() -> None:
+    # Whether a kept answer is seen depends on a coin; under the threshold all is seen.
+    monitor = LiveMonitor(NEWS)
+    before = monitor.news
+    monitor.observe(row("1", confidence=0.9, teacher=label("news")))
+    ordered = {"threshold": NEVER_KEEP, "kind": RecordKind.ESCALATION}
+    monitor.observe(row("2", confidence=0.9, teacher=label("news"), **ordered))  # type: ignore[arg-type]
+
+    assert before == monitor.news
+    assert monitor.drift.level > 0.0
+
+
+def test_once_heard_news_are_old_and_the_risk_decides() -> None:
+    # The contract is proved anew on traffic with the new labels: all of them escalate.
+    monitor = LiveMonitor(NEWS)
+    for n in range(40):
+        monitor.observe(row(str(n), confidence=0.2, teacher=label("news")))
+    everything = {"threshold": NEVER_KEEP, "kind": RecordKind.ESCALATION}
+    for n in range(100, 500):
+        sure = n % 2 == 0
+        said = label("student" if sure else "news")
+        monitor.observe(
+            row(str(n), confidence=0.9 if sure else 0.2, teacher=said, **everything)  # type: ignore[arg-type]
+        )
+
+    assert (Standing.LIVE, None, 1) == (monitor.standing, monitor.news, monitor.whole.alarms)
+
+
+@pytest.mark.parametrize("watch", [SLICED, NEWS])
+def test_a_watch_of_slices_and_news_goes_on_after_a_restart(watch: Watch) -> None:
+    monitor = LiveMonitor(watch)
+    for n in range(60):
+        said = label("news" if n % 3 == 0 else "student")
+        monitor.observe(row(str(n), confidence=n / 60, teacher=said, slice_name="legal"))
+    restored = LiveMonitor.from_dict(json.loads(json.dumps(monitor.to_dict())), watch)
+
+    assert monitor.to_dict() == restored.to_dict()
+    assert monitor.advice() == restored.advice()

@@ -6,6 +6,10 @@ import { draw } from "./charts.js";
 
 const STAGES = [0.05, 0.25, 1];
 const MOST_NODES = 200;
+const REVOKED = {
+  risk: "New audits contradict the certificate.",
+  new_labels: "Requests of a new kind arrive: the teacher names labels that the student cannot say, more often than when it was certified.",
+};
 const TONES = { promote: "good", keep: "warn", undecided: "note" };
 
 export function render(state, filter) {
@@ -47,7 +51,9 @@ function contract(contract, certificate, now) {
 
 function verdict(certificate) {
   if (!certificate) return { word: "unknown", tone: "waiting", advice: "" };
-  if (certificate.revoked) return { word: "revoked", tone: "bad", advice: "New audits contradict the certificate. Nodes answer certified=False until a night renews it." };
+  if (certificate.revoked) return { word: "revoked", tone: "bad", advice: `${REVOKED[certificate.cause] ?? REVOKED.risk} Nodes answer certified=False until a night renews it.` };
+  const lost = (certificate.slices ?? []).filter((s) => s.revoked).map((s) => s.name);
+  if (lost.length) return { word: "slices revoked", tone: "warn", advice: `Withdrawn for ${lost.join(", ")}: answers of these slices say certified=False until a night renews them. The rest stands.` };
   if (certificate.certified) return { word: "certified", tone: "good", advice: "" };
   const missing = certificate.rows_missing > 0
     ? `About ${count(certificate.rows_missing)} more audited rows are needed.`
