@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from understudy.edge.config import SpoolConfig
-from understudy.edge.spool import AUDIT_PRIO, Spool
+from understudy.edge.spool import Spool
+from understudy.edge.spool_value import AUDIT
 from understudy.edge.telemetry import Fault
 from unit.edge.test_spool import record
 
@@ -45,7 +46,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(event=EVENTS, coin=st.booleans(), confidence=st.floats(0, 1), subject=SUBJECTS)
     def put(self, event: str, coin: bool, confidence: float, subject: str) -> None:
         self.spool.put([record(event, coin=coin, confidence=confidence, subject=subject)])
-        prio = AUDIT_PRIO if coin else int(1000 * (1 - confidence))
+        prio = AUDIT if coin else int(1000 * (1 - confidence))
         self.kept.setdefault(event, (prio, subject))
         while len(self.kept) > self.config.max_rows:
             del self.kept[min(self.kept, key=lambda e: self.kept[e][0])]

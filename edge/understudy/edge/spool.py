@@ -22,15 +22,14 @@ from typing import TypeVar
 
 from understudy.edge.config import SpoolConfig
 from understudy.edge.spool_codec import RecordCodec
-from understudy.edge.spool_file import Row, SpoolFile
+from understudy.edge.spool_file import Gone, Row, SpoolFile
+from understudy.edge.spool_value import AUDIT, value_of
 from understudy.edge.telemetry import Fault
 from understudy.types.errors import DataError
 from understudy.types.records import EscalationRecord
 
 T = TypeVar("T")
 
-AUDIT_PRIO = 1_000_000
-"""Audited rows are the certificate's evidence: they leave last, and each loss is counted."""
 MAX_OWNERS = 256
 _ROW_OVERHEAD = 160
 
@@ -85,11 +84,10 @@ class Spool:
         """Keeps records; an event that is kept already is not kept again."""
         rows = [self._row(record) for record in records]
         with self._lock:
-            evicted = self._on_disk(lambda file: file.put(rows, AUDIT_PRIO))
+            evicted = self._on_disk(lambda file: file.put(rows))
             if evicted is None:
-                evicted = self._in_memory().put(rows, AUDIT_PRIO)
-        self._count(Fault.SPOOL_FULL, evicted.rows)
-        self._count(Fault.AUDIT_LOST, evicted.audits)
+                evicted = self._in_memory().put(rows)
+        self._lost(Fault.SPOOL_FULL, evicted)
 
     def take(self, rows: int, size: int) -> list[EscalationRecord]:
         """The oldest records that are due, within both limits; they stay until settled."""
@@ -122,8 +120,10 @@ class Spool:
         with self._lock:
             self._adopt()
             oldest = self._now() - self._config.max_age_s
-            old = self._everywhere(lambda file: file.delete_before(oldest))
-        self._count(Fault.SPOOL_OLD, old)
+            files = [self._memory.delete_before(oldest)] if self._memory is not None else []
+            files.append(self._on_disk(lambda file: file.delete_before(oldest)) or Gone())
+        for old in files:
+            self._lost(Fault.SPOOL_OLD, old)
 
     def stats(self) -> SpoolStats:
         """How the spool stands; opens nothing."""
@@ -142,7 +142,7 @@ class Spool:
                 self._rescue(self._memory)
             self._close_disk()
             if self._memory is not None:
-                self._count(Fault.SPOOL_DISK, self._memory.rows)
+                self._lost(Fault.SPOOL_DISK, self._memory.content())
                 self._memory.close()
             self._memory, self._closed = None, True
 
@@ -158,22 +158,22 @@ class Spool:
 
     def _row(self, record: EscalationRecord) -> Row:
         payload = self._codec.seal(record)
-        # Doubt makes a row worth sending; the audited ones are worth more than any doubt.
-        prio = AUDIT_PRIO if record.coin else int(1000 * (1.0 - record.confidence))
         tag = self._codec.subject_tag(record.subject)
         size = len(payload) + _ROW_OVERHEAD
-        return Row(record.event_id, self._now(), prio, size, tag, payload)
+        return Row(record.event_id, self._now(), value_of(record), size, tag, payload)
 
     def _readable(self, rows: Sequence[Row]) -> list[EscalationRecord]:
-        records, damaged = [], []
+        records: list[EscalationRecord] = []
+        damaged: list[Row] = []
         for row in rows:
             try:
                 records.append(self._codec.unseal(row.key, row.payload))
             except DataError:
-                damaged.append(row.key)
+                damaged.append(row)
         if damaged:
-            self.settle(damaged)
-            self._count(Fault.SPOOL_DAMAGED, len(damaged))
+            self.settle([row.key for row in damaged])
+            audits = sum(row.prio >= AUDIT for row in damaged)
+            self._lost(Fault.SPOOL_DAMAGED, Gone(len(damaged), audits))
         return records
 
     def _on_disk(self, act: Callable[[SpoolFile], T]) -> T | None:
@@ -217,8 +217,10 @@ class Spool:
     def _rescue(self, memory: SpoolFile) -> None:
         """Moves what memory held to the disk, now that there is one."""
         rows = list(memory.all())
-        if rows and self._on_disk(lambda file: file.put(rows, AUDIT_PRIO)) is not None:
+        evicted = self._on_disk(lambda file: file.put(rows)) if rows else None
+        if evicted is not None:
             memory.delete([row.key for row in rows])
+            self._lost(Fault.SPOOL_FULL, evicted)
 
     def _adopt(self) -> None:
         """Takes over the files of processes that are gone."""
@@ -240,7 +242,7 @@ class Spool:
         try:
             orphan = SpoolFile(path, self._config)
             try:
-                mine.put(list(orphan.all()), AUDIT_PRIO)
+                self._lost(Fault.SPOOL_FULL, mine.put(list(orphan.all())))
             finally:
                 orphan.close()
             _remove(path)
@@ -252,6 +254,7 @@ class Spool:
     def _set_aside(self) -> None:
         claim = self._claim
         if self._disk is not None:
+            self._count(Fault.SPOOL_DAMAGED, self._disk.rows)
             self._disk.close()
         self._disk = None
         if claim is not None:
@@ -267,6 +270,11 @@ class Spool:
 
     def _now(self) -> float:
         return self._clock() + self._offset
+
+    def _lost(self, fault: Fault, gone: Gone) -> None:
+        """Counts what was given up; the certificate must know which of it was evidence."""
+        self._count(fault, gone.rows)
+        self._count(Fault.AUDIT_LOST, gone.audits)
 
     def _count(self, fault: Fault, count: int) -> None:
         if count:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.edge.config import Durability, SpoolConfig
+from understudy.edge.spool_value import AUDIT
 from understudy.edge.workers import leak
 
 _SCHEMA = """
@@ -50,8 +51,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Evicted:
-    """Rows that left for the bounds, and how many of them were audits."""
+class Gone:
+    """Rows that were given up, and how many of them were audits."""
 
     rows: int = 0
     audits: int = 0
@@ -80,7 +81,7 @@ class SpoolFile:
             self._db.close()
             raise
 
-    def put(self, rows: Iterable[Row], audit_prio: int) -> Evicted:
+    def put(self, rows: Iterable[Row]) -> Gone:
         """Adds rows, each key once, then evicts what exceeds the bounds."""
         with self._transaction():
             for row in rows:
@@ -91,7 +92,7 @@ class SpoolFile:
                 ).rowcount
                 self.rows += added
                 self.bytes += added * row.size
-            evicted = self._evict(audit_prio)
+            evicted = self._evict()
         self._tidy()
         return evicted
 
@@ -125,9 +126,14 @@ class SpoolFile:
         """Removes the rows about a subject; returns how many."""
         return self._delete("subject = ?", [(subject,)])
 
-    def delete_before(self, kept: float) -> int:
-        """Removes rows that were spooled earlier; returns how many."""
-        return self._delete("kept < ?", [(kept,)])
+    def delete_before(self, kept: float) -> Gone:
+        """Removes rows that were spooled earlier."""
+        audits = self._count("kept < ? AND prio >= ?", (kept, AUDIT))
+        return Gone(self._delete("kept < ?", [(kept,)]), audits)
+
+    def content(self) -> Gone:
+        """What would be lost with this file."""
+        return Gone(self.rows, self._count("prio >= ?", (AUDIT,)))
 
     def put_off(self, keys: Sequence[str], until: float) -> int:
         """Does not give rows out before a time; returns how many were there."""
@@ -178,7 +184,12 @@ class SpoolFile:
             self.rows, self.bytes = before
             raise
 
-    def _evict(self, audit_prio: int) -> Evicted:
+    def _count(self, condition: str, values: tuple[object, ...]) -> int:
+        query = f"SELECT count(*) FROM q WHERE {condition}"  # noqa: S608 - a constant
+        (count,) = self._db.execute(query, values).fetchone()
+        return int(count)
+
+    def _evict(self) -> Gone:
         victims: list[tuple[object]] = []
         audits, rows, size = 0, self.rows, self.bytes
         by_value = self._db.execute("SELECT key, size, prio FROM q ORDER BY prio, id")
@@ -187,10 +198,10 @@ class SpoolFile:
                 break
             victims.append((key,))
             rows, size = rows - 1, size - row_size
-            audits += prio >= audit_prio
+            audits += prio >= AUDIT
         by_value.close()
         self._remove("key = ?", victims)
-        return Evicted(len(victims), audits)
+        return Gone(len(victims), audits)
 
     def _delete(self, condition: str, values: Sequence[tuple[object]]) -> int:
         with self._transaction():

@@ -11,11 +11,13 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from understudy.edge.circuit import Circuit
 from understudy.edge.ports import Cloud, Outcome, Question, ReceiptOutcome
 from understudy.edge.spool import Spool
+from understudy.edge.spool_value import value_of
 from understudy.edge.telemetry import LOG, Fault, Telemetry
 from understudy.types.errors import (
     AccessError,
@@ -61,7 +63,7 @@ class Uploader:
         self.spool = spool
         self._cloud, self._circuit, self._telemetry = cloud, circuit, telemetry
         self._queue_rows = queue_rows
-        self._records: deque[EscalationRecord] = deque()
+        self._records: deque[_Kept] = deque()
         self._questions: deque[Question] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
         self._pace = _Pace()
@@ -71,13 +73,13 @@ class Uploader:
 
     def put(self, record: EscalationRecord) -> None:
         """Takes a record for later; memory only, so that a request never waits for a disk."""
+        kept = _Kept(value_of(record), record)
         with self._lock:
-            lost = self._records.popleft() if len(self._records) >= self._queue_rows else None
-            self._records.append(record)
+            self._records.append(kept)
+            lost = self._give_one_up() if len(self._records) > self._queue_rows else None
         if lost is not None:
             self._telemetry.fault(Fault.QUEUE)
-            if lost.coin:
-                self._telemetry.fault(Fault.AUDIT_LOST)
+            self._count_lost_audits([lost])
         self._wake.set()
 
     def ask(self, question: Question) -> bool:
@@ -153,7 +155,7 @@ class Uploader:
     def forget(self, subject: str) -> int:
         """Deletes every record about a subject that has not left yet; returns how many."""
         with self._lock:
-            kept = deque(r for r in self._records if r.subject != subject)
+            kept = deque(k for k in self._records if k.record.subject != subject)
             gone = len(self._records) - len(kept)
             self._records = kept
         return gone + self.spool.forget(subject)
@@ -173,14 +175,27 @@ class Uploader:
 
     def _store(self) -> None:
         with self._lock:
-            records = list(self._records)
+            records = [kept.record for kept in self._records]
         if not records:
             return
         self.spool.put(records)
         with self._lock:
             # Only now, so that `waiting` never misses one; others may have been added or lost.
             stored = {record.event_id for record in records}
-            self._records = deque(r for r in self._records if r.event_id not in stored)
+            self._records = deque(k for k in self._records if k.record.event_id not in stored)
+
+    def _give_one_up(self) -> EscalationRecord:
+        """Takes the least valuable record out of the queue, of equals the oldest."""
+        values = [kept.value for kept in self._records]
+        place = values.index(min(values))
+        lost = self._records[place].record
+        del self._records[place]
+        return lost
+
+    def _count_lost_audits(self, lost: Iterable[EscalationRecord]) -> None:
+        audits = sum(record.coin for record in lost)
+        if audits:
+            self._telemetry.fault(Fault.AUDIT_LOST, audits)
 
     def _ask_teacher(self) -> None:
         with self._lock:
@@ -225,9 +240,7 @@ class Uploader:
         put_off = [r.event_id for r in batch if not _is_settled(outcome.get(r.event_id))]
         self.spool.settle(settled)
         self.spool.put_off(put_off, RETRY_ROW_S)
-        refused = sum(outcome.get(key) is ReceiptOutcome.REFUSED for key in settled)
-        if refused:
-            self._telemetry.fault(Fault.REFUSED, refused)
+        self._refused([r for r in batch if outcome.get(r.event_id) is ReceiptOutcome.REFUSED])
         self._pace.went_well()
         return True
 
@@ -242,9 +255,14 @@ class Uploader:
         keys = [record.event_id for record in batch]
         if isinstance(error, InvalidValueError):
             self.spool.settle(keys)
-            self._telemetry.fault(Fault.REFUSED, len(batch))
+            self._refused(batch)
         else:
             self.spool.put_off(keys, POISON_PAUSE_S)
+
+    def _refused(self, records: Sequence[EscalationRecord]) -> None:
+        if records:
+            self._telemetry.fault(Fault.REFUSED, len(records))
+            self._count_lost_audits(records)
 
     def _run_jobs(self) -> None:
         with self._lock:
@@ -258,6 +276,13 @@ class Uploader:
             return IDLE_S
         pause = self._pace.due_in_s()
         return min(IDLE_S, pause if pause > 0 or self._moved else RETRY_ROW_S)
+
+
+class _Kept(NamedTuple):
+    """A record on its way to the disk, with what it is worth."""
+
+    value: int
+    record: EscalationRecord
 
 
 class _Pace:

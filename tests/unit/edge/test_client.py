@@ -56,6 +56,7 @@ class FakeCloud:
         self.error: Exception | None = None
         self.fleet_error: Exception | None = None
         self.label = REFUND
+        self.outcome = ReceiptOutcome.STORED
         self.asked: list[EscalationRecord] = []
         self.reported: list[EscalationRecord] = []
         self.traces: list[str] = []
@@ -82,7 +83,7 @@ class FakeCloud:
         if self.error is not None:
             raise self.error
         self.reported.extend(records)
-        return [Receipt(r.event_id, ReceiptOutcome.STORED) for r in records]
+        return [Receipt(r.event_id, self.outcome) for r in records]
 
     def check_in(self, status: NodeStatus, timeout_s: float) -> Directive:
         assert timeout_s > 0
@@ -711,6 +712,35 @@ def test_a_full_queue_drops_and_counts(opened: Any, cloud: FakeCloud) -> None:
 
     assert client.status().faults["queue"] >= 3
     assert client.status().spool_rows == 2
+
+
+def test_a_full_queue_gives_up_the_least_valuable(opened: Any) -> None:
+    """A disk that stalls must not cost the certificate its evidence."""
+    client = opened(spool=SpoolConfig(queue_rows=2), audit=AuditConfig(rate=1.0), mode="edge_only")
+    uploader = client.runtime.uploader
+    client.runtime._upload._thread = threading.current_thread()  # no worker empties the queue
+    audit = client.predict(SURE)
+    for record in [kept.record for kept in uploader._records]:
+        uploader.put(
+            replace(record, event_id="sure", coin=False, confidence=0.9, kind=RecordKind.DEGRADED)
+        )
+        uploader.put(
+            replace(record, event_id="new", coin=False, confidence=0.1, kind=RecordKind.DEGRADED)
+        )
+    client.runtime._upload._thread = None
+
+    assert [k.record.event_id for k in uploader._records] == [audit.request_id, "new"]
+    assert client.status().faults == {"queue": 1}
+
+
+def test_an_audit_that_the_cloud_refuses_is_counted_as_lost(opened: Any, cloud: FakeCloud) -> None:
+    """It will never be part of the sample."""
+    client = opened(audit=AuditConfig(rate=1.0))
+    cloud.outcome = ReceiptOutcome.REFUSED
+    client.predict(SURE)
+    assert client.flush(5)
+
+    assert client.status().faults == {"refused": 1, "audit_lost": 1}
 
 
 def test_a_configuration_without_a_student_is_refused(tmp_path: Path) -> None:

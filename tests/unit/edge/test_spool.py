@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,11 @@ def record(
     confidence: float = 0.2,
     text: str = "hello",
     subject: str = "",
+    kind: RecordKind = RecordKind.DEGRADED,
 ) -> EscalationRecord:
     return EscalationRecord(
         event_id, "support", "b", text, (LabelScore("card", 0.6),), confidence, float("inf"),
-        RecordKind.DEGRADED, coin=coin, audit_rate=0.1, propensity=1.0, created_unix_s=1.0,
+        kind, coin=coin, audit_rate=0.1, propensity=1.0, created_unix_s=1.0,
         subject=subject,
     )  # fmt: skip
 
@@ -126,6 +128,61 @@ def test_a_lost_audit_is_counted_as_such(opened: Opener, faults: Faults) -> None
 
     assert ids(spool) == ["b"]
     assert faults == {Fault.SPOOL_FULL: 1, Fault.AUDIT_LOST: 1}
+
+
+def test_evidence_outlives_questions_and_questions_outlive_what_was_never_asked(
+    opened: Opener,
+) -> None:
+    """The kind decides first, doubt within it; audits count alike, so that the oldest leaves."""
+    spool, kinds = opened(max_rows=6), RecordKind
+    spool.put(
+        [
+            record("audit 1", kind=kinds.AUDIT, coin=True, confidence=0.1),
+            record("audit 2", kind=kinds.AUDIT, coin=True, confidence=0.9),
+            record("asked, sure", kind=kinds.ESCALATION, confidence=0.9),
+            record("asked, unsure", kind=kinds.ESCALATION, confidence=0.1),
+            record("degraded, sure", confidence=0.9),
+            record("degraded, unsure", confidence=0.1),
+        ]
+    )
+    left = []
+    for _ in range(5):
+        before = ids(spool)
+        spool._config = spool._disk._config = replace(spool._config, max_rows=len(before) - 1)  # type: ignore[union-attr] # it is open
+        spool.put([])
+        [gone] = set(before) - set(ids(spool))
+        left.append(gone)
+
+    assert left == [
+        "degraded, sure",
+        "degraded, unsure",
+        "asked, sure",
+        "asked, unsure",
+        "audit 1",
+    ]
+
+
+def test_an_audit_that_grew_too_old_is_counted_as_lost(opened: Opener, faults: Faults) -> None:
+    """However evidence is lost, the certificate must know."""
+    now = [0.0]
+    spool = opened(max_age_s=100.0, clock=lambda: now[0], wall=lambda: 1e9)
+    spool.put([record("a", coin=True), record("b")])
+    now[0] = 101.0
+    spool.expire()
+
+    assert faults == {Fault.SPOOL_OLD: 2, Fault.AUDIT_LOST: 1}
+
+
+def test_what_leaves_when_an_orphan_is_adopted_is_counted(opened: Opener, faults: Faults) -> None:
+    """Two files may hold more than one may."""
+    one, two = opened(max_rows=2), opened(max_rows=2)
+    one.put([record("a", coin=True), record("b")])
+    two.put([record("c", coin=True), record("d", coin=True)])
+    two.close()
+    one.expire()
+
+    assert ids(one) == ["c", "d"]
+    assert faults == {Fault.SPOOL_FULL: 2, Fault.AUDIT_LOST: 1}
 
 
 def test_the_bound_in_bytes_holds(opened: Opener) -> None:
