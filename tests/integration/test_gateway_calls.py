@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import generate_latest
 
 from simulators.cloud_gateway import (
     LABELS,
@@ -373,6 +374,32 @@ def test_a_flooding_node_meets_its_quota_and_others_do_not(tmp_path: Path) -> No
 
     assert grpc.StatusCode.RESOURCE_EXHAUSTED in results
     assert results[:5] == [grpc.StatusCode.OK] * 5
+
+
+def test_a_flood_that_gives_up_its_calls_loses_its_connection(tmp_path: Path) -> None:
+    """Late refusals slow down only who waits for them; the neighbour's connection stays."""
+    quotas = QuotaConfig(requests_per_s=5, bytes_per_s=0, teacher_calls_per_s=0, burst_s=1)
+    with (
+        running_cloud(config(tmp_path, quotas=quotas)) as cloud,
+        cloud.badge("villain").channel(cloud.address) as flood,
+        cloud.badge("honest").channel(cloud.address) as calm,
+    ):
+        predict(calm, record())
+        stub = inference_pb2_grpc.InferenceServiceStub(flood)
+        codes: set[grpc.StatusCode] = set()
+
+        def is_cut() -> bool:
+            message = inference_pb2.PredictRequest(record=record_to_wire(record()))
+            calls = [stub.Predict.future(message, timeout=0.05) for _ in range(40)]
+            codes.update(call.exception().code() for call in calls if call.exception())  # type: ignore[union-attr]
+            return b"understudy_connections_cut_total 0" not in generate_latest(
+                cloud.gateway.metrics.registry
+            )
+
+        wait_until(is_cut)
+        predict(calm, record())
+
+    assert grpc.StatusCode.DEADLINE_EXCEEDED in codes
 
 
 def test_identical_inputs_are_answered_from_the_cache_when_it_is_on(tmp_path: Path) -> None:

@@ -212,6 +212,43 @@ def test_two_gateways_share_state_and_duties(tmp_path: Path) -> None:
                 assert 1 == log.stats().rows
 
 
+@pytest.mark.parametrize("backend", ["sqlite", "redis"])
+def test_two_gateways_share_a_nodes_quota(tmp_path: Path, backend: str) -> None:
+    """Adding processes must not add to what one node may use.
+
+    A bucket of 400 that hardly refills: the first gateway grants it all, the second learns of it.
+    """
+    with contextlib.ExitStack() as stack:
+        sections = {"quotas": "{requests_per_s: 1, burst_s: 400}"}
+        if backend == "redis":
+            (tmp_path / "redis").mkdir()
+            server = stack.enter_context(RedisProcess(tmp_path / "redis", *DURABLE))
+            sections["log"] = f"{{backend: redis, url: '{server.url}'}}"
+        path = write_config(tmp_path, **sections)
+        first = stack.enter_context(Process(path))
+        badge, address = make_badge(first.config, "n1"), first.running.address
+        second = stack.enter_context(Process(path))
+        other = second.running.address
+
+        assert address != other
+        assert 350 < _granted(badge, address, until_refused_of=500)
+        assert 200 > _granted(badge, other, until_refused_of=500, pause_s=0.01)
+
+
+def _granted(badge: Badge, address: str, *, until_refused_of: int, pause_s: float = 0.0) -> int:
+    """Calls that a gateway takes before it says that the node is over its quota."""
+    with badge.channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        for number in range(until_refused_of):
+            asked = inference_pb2.PredictRequest(record=record_to_wire(record(text=TEXTS[0])))
+            call = stub.Predict.future(asked, timeout=10)
+            if call.exception() is not None:
+                assert grpc.StatusCode.RESOURCE_EXHAUSTED is call.code()
+                return number
+            threading.Event().wait(pause_s)
+    return until_refused_of
+
+
 def test_revoking_from_another_process_is_heard(tmp_path: Path) -> None:
     """`understudy node revoke` is a command of its own; the gateway hears of it by the state."""
     with Process(write_config(tmp_path)) as gateway:

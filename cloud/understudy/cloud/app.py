@@ -54,6 +54,7 @@ from understudy.cloud.supervision import TeacherSupervisor
 from understudy.cloud.teacher import TeacherEngine
 from understudy.cloud.tracing import Tracing, current_traceparent, otlp_exporter
 from understudy.cloud.watch import ContractWatch, SharedAdvice
+from understudy.cloud.usage import UsageExchange
 from understudy.types.errors import LinkError
 
 __all__ = ["Gateway", "open_enrolment", "open_gateway", "open_log"]
@@ -61,6 +62,8 @@ __all__ = ["Gateway", "open_enrolment", "open_gateway", "open_log"]
 _REFRESH_S = 2.0
 """How often a process looks at what others have changed: the deny-list, the live watch."""
 
+_USAGE_S = 0.5
+"""How often processes tell each other what nodes used."""
 
 class Gateway:
     """One gateway process: `async with` starts and stops it.
@@ -81,6 +84,7 @@ class Gateway:
         self._doorkeeper = Doorkeeper(trust_domain=config.gateway.trust_domain)
         self._quotas = Quotas(**asdict(config.quotas), clock=time.monotonic)
         self._advice = SharedAdvice(parts.state)
+        self._usage = UsageExchange(parts.board)
         self._gatherer = Gatherer(parts.teacher, self.metrics, **asdict(config.gather))
         self._writer = LogWriter(parts.log)
         self._supervisor = TeacherSupervisor(
@@ -103,6 +107,7 @@ class Gateway:
         stack.callback(self.parts.log.close)
         stack.callback(self.parts.fleet.close)
         stack.push_async_callback(self._writer.close)
+        stack.callback(self.parts.board.close)
         stack.push_async_callback(self._gatherer.close)
         if self.parts.cache is not None:
             stack.push_async_callback(self.parts.cache.close)
@@ -111,6 +116,8 @@ class Gateway:
         self.running = await self._listen(stack, tracing)
         await stack.enter_async_context(repeating(self._refresh, _REFRESH_S))
         await self._start_operator(stack)
+        if self._quotas.shared:
+            await stack.enter_async_context(repeating(self._share_usage, _USAGE_S))
         wait = self.config.gateway.wait_for_teacher
         await stack.enter_async_context(self._supervisor.running(wait=wait))
         await stack.enter_async_context(self._duties())
@@ -152,7 +159,7 @@ class Gateway:
         layers: list[Layer] = [
             Faults(self.metrics),
             Access(self._doorkeeper),
-            Limits(self._quotas),
+            Limits(self._quotas, self.metrics),
         ]
         if tracing:
             layers.insert(1, Traces(tracing))
@@ -247,7 +254,7 @@ class Gateway:
     async def _trouble(self) -> str:
         """Why no calls can be taken; a teacher that is away is no reason, weights still flow."""
         try:
-            await asyncio.to_thread(self.parts.log.stats)
+            await asyncio.to_thread(self.parts.log.find, "", "")
         except LinkError as error:
             return str(error)
         return ""
@@ -256,6 +263,11 @@ class Gateway:
         """Reads what other processes may have changed."""
         self._doorkeeper.denied = await asyncio.to_thread(self.parts.enrolment.denied)
         await asyncio.to_thread(self._advice.refresh)
+
+    async def _share_usage(self) -> None:
+        """What a node uses of one process counts in all of them."""
+        used = self._quotas.take_usage()
+        self._quotas.charge(await asyncio.to_thread(self._usage.step, used))
 
     async def _tell_teacher(self, up: bool) -> None:  # noqa: FBT001 - the supervisor's one word
         await self._board.set(INFERENCE, serving=up)

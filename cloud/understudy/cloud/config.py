@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from understudy.cloud.rollout import RolloutPlan
+from understudy.cloud.rollout_rules import RolloutPlan
 from understudy.cloud.serve_options import ServeOptions
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.types.config import parse_config
@@ -80,7 +80,7 @@ class GatewayConfig:
         max_message_bytes: Largest message taken.
         max_text_bytes: Longest input taken, UTF-8.
         max_batch_records: Most records in one message.
-        max_streams: Most concurrent calls of one connection.
+        max_streams: Most concurrent calls of one connection; more wait in the node.
         clock_skew_s: How far an edge clock may be ahead before its record is refused.
         drain_s: Longest wait for running calls when the gateway stops.
         reflection: True to answer reflection, for debugging.
@@ -98,7 +98,7 @@ class GatewayConfig:
     max_message_bytes: int = 1 << 20
     max_text_bytes: int = 32 << 10
     max_batch_records: int = 256
-    max_streams: int = 256
+    max_streams: int = 64
     clock_skew_s: float = 6 * 3600.0
     drain_s: float = 10.0
     reflection: bool = False
@@ -145,7 +145,7 @@ class GatherConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaConfig:
-    """What one node may use of one gateway process; 0 switches a limit off.
+    """What one node may use, of all gateway processes together; 0 switches a limit off.
 
     Attributes:
         requests_per_s: Calls of any kind, sustained.

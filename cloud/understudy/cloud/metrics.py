@@ -55,6 +55,7 @@ class Metrics:
         )
         self._refusals = Counter("refusals", "Calls or records refused", ["reason"], **make)
         self._records = Counter("records", "Records taken", ["task", "kind", "way"], **make)
+        self._cuts = Counter("connections_cut", "Connections of flooding nodes ended", **make)
         self._cache = Counter("cache_lookups", "Exact-cache lookups", ["outcome"], **make)
         self._traffic = Counter(
             "requests", "Requests at the edge, as nodes report them", ["task", "outcome"], **make
@@ -92,6 +93,10 @@ class Metrics:
 
     def took(self, records: Iterable[EscalationRecord], way: str) -> None:
         """Records are durable; `way` is `predict` or `feedback`."""
+    def cut(self) -> None:
+        """The connection of a flooding node was ended."""
+        self._cuts.inc()
+
         for record in records:
             self._record_child(record.task, record.kind, way).inc()
 

@@ -15,10 +15,12 @@ from understudy.cloud.gateway.ports import Fleet, Releases
 from understudy.cloud.late_releases import LateReleases
 from understudy.cloud.log import EscalationLog
 from understudy.cloud.rollout import Catalogue, Rollout
+from understudy.cloud.rollout_book import RolloutBook
 from understudy.cloud.server_certificate import FileCertificate, IssuedCertificate
 from understudy.cloud.state import SharedState, SqliteState
 from understudy.cloud.teacher import TeacherEngine
 from understudy.cloud.teacher.factory import make_engine
+from understudy.cloud.usage import FileBoard, RedisBoard, UsageBoard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Parts:
     releases: Releases
     fleet: Fleet
     enrolment: Enrolment
+    board: UsageBoard
     cache: AnswerCache | None = None
 
 
@@ -57,13 +60,24 @@ def open_parts(
         releases=releases or late,
         fleet=fleet or open_rollout(config, late),
         enrolment=open_enrolment(config, state),
+        board=open_board(config),
         cache=open_cache(config),
     )
 
 
 def open_rollout(config: CloudConfig, catalogue: Catalogue) -> Rollout:
-    """Who may have which release yet."""
-    return Rollout(config.path("rollout.db"), catalogue, config.rollout)
+    """Who may have which release yet; remembered where the log is, by every gateway process."""
+    return Rollout(open_rollout_book(config), catalogue, config.rollout)
+
+
+def open_rollout_book(config: CloudConfig) -> RolloutBook:
+    """What the rollout remembers: beside the log, so that who shares the log shares it."""
+    match config.log.backend:
+        case LogBackend.SQLITE:
+            words = SqliteState(config.path("rollout.db"), power_safe=False)
+            return RolloutBook(open_state(config), words)
+        case LogBackend.REDIS:
+            return RolloutBook(open_state(config), open_state(config))
 
 
 def open_teacher(config: CloudConfig) -> TeacherEngine:
@@ -115,6 +129,13 @@ def open_enrolment(config: CloudConfig, state: SharedState) -> Enrolment:
         node_days=config.tls.node_days,
         now=time.time,
     )
+
+
+def open_board(config: CloudConfig) -> UsageBoard:
+    """Where the processes that share a log tell each other what nodes used."""
+    if config.log.backend is LogBackend.REDIS:
+        return RedisBoard(config.log.url, tenant=config.log.tenant)
+    return FileBoard(config.path("usage.db"))
 
 
 def open_cache(config: CloudConfig) -> AnswerCache | None:

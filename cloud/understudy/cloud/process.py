@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -49,7 +50,7 @@ def run_gateway(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         async with open_gateway(config) as gateway:
-            _spare_collector()
+            _tune_interpreter()
             _log.info("the gateway serves at %s", gateway.running)
             if on_ready is not None and gateway.running is not None:
                 on_ready(gateway.running)
@@ -68,12 +69,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _spare_collector() -> None:
+def _tune_interpreter() -> None:
     """Leaves what was loaded at the start out of garbage collection, and collects less often.
 
     A call makes hundreds of short-lived objects and hardly a cycle; with Python's defaults a
     twentieth of the loop's time went into walking modules that live as long as the process.
+
+    A thread that computes, such as the watch over the contract, hands the interpreter over after a
+    millisecond, not five: the event loop needs it for every answer.
     """
+    sys.setswitchinterval(0.001)
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

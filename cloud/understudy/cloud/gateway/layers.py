@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from understudy.cloud.gateway.caller import Doorkeeper, current_caller
+from understudy.cloud.gateway.connections import Cutter
 from understudy.cloud.gateway.faults import refuse, status_of
 from understudy.cloud.gateway.ports import Context, Observer
 from understudy.cloud.quotas import QuotaError, Quotas
@@ -113,8 +115,10 @@ class Access:
 class Limits:
     """Charges calls and bytes to the node that makes them."""
 
-    def __init__(self, quotas: Quotas) -> None:
+    def __init__(self, quotas: Quotas, observer: Observer) -> None:
         self._quotas = quotas
+        self._observer = observer
+        self._cutter = Cutter()
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         if method in OPEN_METHODS:
@@ -127,10 +131,17 @@ class Limits:
                 quotas.spend_request(node, len(request) if isinstance(request, bytes) else 0)
                 return await handler(request, context)
             except QuotaError:
-                await asyncio.sleep(quotas.hold_s(node))
+                await self._hold(context, quotas.hold_s(node))
                 raise
 
         return limited
+
+    async def _hold(self, context: Context, hold_s: float) -> None:
+        """Keeps a refusal back; who does not wait for its refusals loses its connection."""
+        if math.isfinite(hold_s):
+            await asyncio.sleep(hold_s)
+        elif await self._cutter.cut(context.peer()):
+            self._observer.cut()
 
 
 class Layers(grpc.aio.ServerInterceptor):

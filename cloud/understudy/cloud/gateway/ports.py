@@ -81,6 +81,10 @@ class Observer(Protocol):
         """A call or a record was refused."""
         ...
 
+    def cut(self) -> None:
+        """The connection of a flooding node was ended."""
+        ...
+
     def took(self, records: Iterable[EscalationRecord], way: str) -> None:
         """Records are durable; `way` is `predict` or `feedback`."""
         ...
