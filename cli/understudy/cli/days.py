@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from understudy.types.answer import Answer, Source
+from understudy.types.decision import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +105,10 @@ def day_report(
         teacher_accuracy=_right(seen, lambda o: o.teacher),
         agreement=_agreement(seen),
         joint_risk=_joint_risk(seen),
-        kept_rate=_share(seen, _kept),
+        kept_rate=_share(seen, kept),
         threshold=threshold if math.isfinite(threshold) else None,
-        certified=certified,
+        # A certificate is void while the budget overrides it.
+        certified=certified and not any(_over_budget(o) for o in seen),
         certified_rate=_share(seen, lambda o: o.answer.certified),
         bundle=bundle,
         edge_p50_ms=percentile(latencies, 0.50),
@@ -149,8 +151,17 @@ def _escalated(o: Observation) -> bool:
     return o.answer.source is not Source.STUDENT
 
 
-def _kept(o: Observation) -> bool:
-    return o.answer.source is Source.STUDENT and not o.answer.degraded
+def kept(o: Observation) -> bool:
+    """True if the policy let the student answer, be it only because the budget was spent.
+
+    Not kept is what escalated, and what the student had to answer because nobody else could.
+    """
+    by_choice = not o.answer.degraded or _over_budget(o)
+    return o.answer.source is Source.STUDENT and by_choice
+
+
+def _over_budget(o: Observation) -> bool:
+    return o.answer.reason is Reason.NO_BUDGET
 
 
 def _share(seen: Sequence[Observation], holds: Callable[[Observation], bool]) -> float:
@@ -171,5 +182,5 @@ def _agreement(seen: Sequence[Observation]) -> float | None:
 def _joint_risk(seen: Sequence[Observation]) -> float | None:
     """P(kept and different from the teacher): what the contract bounds."""
     known = [o for o in seen if o.teacher]
-    wrong = sum(_kept(o) and o.answer.label != o.teacher for o in known)
+    wrong = sum(kept(o) and o.answer.label != o.teacher for o in known)
     return wrong / len(known) if known else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from understudy.types.errors import ConfigError
+from understudy.types.errors import ConfigError, UnderstudyError
 
 MARK = ".understudy"
 
@@ -23,3 +25,13 @@ def prepare_folder(root: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     (root / MARK).write_text("made by understudy; may be deleted\n")
+
+
+@contextmanager
+def discarded(root: Path) -> Iterator[None]:
+    """Deletes the folder if what is done inside fails for a reason that a person can mend."""
+    try:
+        yield
+    except UnderstudyError:
+        shutil.rmtree(root, ignore_errors=True)
+        raise

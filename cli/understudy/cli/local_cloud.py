@@ -1,7 +1,8 @@
 """The cloud without a network: teacher and log in this process, behind the ports the client knows.
 
 Same rules as the gateway: a label is in the log before it is given, an event id is answered once
-and logged once, an audit is labelled when it is reported.
+and logged once, an audit is labelled when it is reported. A budget of calls is never exceeded: what
+comes after the last call is refused, as by a node's quota.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from understudy.cloud.log import EscalationLog, NewRow
-from understudy.cloud.teacher import ScoreRequest, TeacherEngine
+from understudy.cloud.teacher import GenerateRequest, ScoreRequest, TeacherEngine
 from understudy.edge.ports import Outcome, Receipt, ReceiptOutcome
 from understudy.types.decision import RecordKind
-from understudy.types.errors import DeadlineError, UnderstudyError
+from understudy.types.errors import DeadlineError, OverloadedError, UnderstudyError
 from understudy.types.records import EscalationRecord, TeacherLabel
 from understudy.types.release import Directive, NodeStatus
 
 T = TypeVar("T")
 NODE = "local"
+SPENT = OverloadedError("the budget of teacher calls is spent", retry_after_s=1.0)
 
 
 class LoopThread:
@@ -58,10 +60,40 @@ class LoopThread:
             self._loop.close()
 
 
-class LocalCloud:
-    """Teacher, feedback and fleet in one object; thread-safe."""
+class Allowance:
+    """Calls that may still be made; thread-safe.
 
-    def __init__(self, teacher: TeacherEngine, log: EscalationLog) -> None:
+    Args:
+        calls: How many in all; None for no limit.
+    """
+
+    def __init__(self, calls: int | None) -> None:
+        self._lock = threading.Lock()
+        self._left = calls
+
+    def take(self, wanted: int) -> int:
+        """Takes as many calls as are left, up to `wanted`."""
+        with self._lock:
+            if self._left is None:
+                return wanted
+            taken = min(wanted, self._left)
+            self._left -= taken
+            return taken
+
+
+class LocalCloud:
+    """Teacher, feedback and fleet in one object; thread-safe.
+
+    Args:
+        teacher: Who is asked.
+        log: Where it is written down; belongs to who opened it.
+        calls: How many texts the teacher may be asked about; None for any number.
+    """
+
+    def __init__(
+        self, teacher: TeacherEngine, log: EscalationLog, calls: int | None = None
+    ) -> None:
+        self.allowance = Allowance(calls)
         self.teacher = teacher
         self.log = log
         self.directive = Directive(next_check_in_s=3600.0)
@@ -122,15 +154,44 @@ class LocalCloud:
         return self.directive
 
     def label_texts(self, records: Sequence[EscalationRecord], timeout_s: float) -> list[Outcome]:
-        """The teacher's word on each text, off the record."""
-        return self.score([r.text for r in records], timeout_s)
+        """The teacher's word on each text, off the record but within the allowance."""
+        return self.ask([r.text for r in records], timeout_s)
 
-    def score(self, texts: Sequence[str], timeout_s: float = 600.0) -> list[Outcome]:
-        """The teacher's word on texts, nothing logged."""
+    def ask(self, texts: Sequence[str], timeout_s: float = 600.0) -> list[Outcome]:
+        """The teacher's word on texts as far as the allowance goes, nothing logged."""
+        asked = self.allowance.take(len(texts))
+        refused: list[Outcome] = [SPENT] * (len(texts) - asked)
+        return [*self.score(texts[:asked], timeout_s), *refused]
+
+    def score(
+        self, texts: Sequence[str], timeout_s: float = 600.0, labels: tuple[str, ...] = ()
+    ) -> list[Outcome]:
+        """The teacher's word on texts for the report's sake: not logged, not counted."""
         if not texts:
             return []
-        requests = [ScoreRequest(text=text) for text in texts]
+        requests = [ScoreRequest(text=text, labels=labels) for text in texts]
         return self._loop.call(self.teacher.score_labels(requests), timeout_s)
+
+    @property
+    def id(self) -> str:
+        """The teacher's id, for the night."""
+        return self.teacher.info().id
+
+    def label(self, texts: Sequence[str], labels: tuple[str, ...]) -> list[TeacherLabel | None]:
+        """The teacher's word for a night, within the allowance; None where it could not say."""
+        asked = self.allowance.take(len(texts))
+        found = self.score(texts[:asked], labels=labels)
+        said = [label if isinstance(label, TeacherLabel) else None for label in found]
+        return [*said, *[None] * (len(texts) - asked)]
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        """Continuations for a night, within the allowance; none if the teacher cannot write."""
+        if not self.teacher.info().generates:
+            return []
+        prompts = prompts[: self.allowance.take(len(prompts))]
+        requests = [GenerateRequest(prompt=prompt, temperature=0.9) for prompt in prompts]
+        found = self._loop.call(self.teacher.generate(requests), 600.0) if requests else []
+        return ["" if isinstance(answer, UnderstudyError) else answer.text for answer in found]
 
     def _answered(self, record: EscalationRecord) -> TeacherLabel | None:
         row = self.log.find(record.event_id, record.node)

@@ -153,10 +153,10 @@ def _draw_sources(axes: Axes, report: StreamReport) -> None:
     days = [d.day for d in report.days]
     kept = [100 * d.kept_rate for d in report.days]
     asked = [100 * d.escalation_rate for d in report.days]
-    degraded = [100 * d.degraded_rate for d in report.days]
+    degraded = [max(0.0, 100 - a - b) for a, b in zip(kept, asked, strict=True)]
     axes.bar(days, kept, color=EDGE, label="student, on the edge")
     axes.bar(days, asked, bottom=kept, color=CLOUD, label="teacher, in the cloud")
-    if any(degraded):
+    if max(degraded) > 0.05:
         top = [a + b for a, b in zip(kept, asked, strict=True)]
         axes.bar(days, degraded, bottom=top, color=MUTED, label="degraded")
     calls = [100 * d.teacher_call_rate for d in report.days]

@@ -118,7 +118,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     names = reader.fieldnames or ()
     if "text" not in names:
         found = next((name for name in names if name.lower() in _ALIASES), None)
-        hint = f"; rename '{found}'?" if found else nearest_key("text", names)
+        hint = f"; rename '{found}'?" if found else f".{nearest_key('text', names)}"
         raise DataError(f"{path}: the header has no column `text`{hint}")
     try:
         for number, fields in enumerate(reader, start=1):

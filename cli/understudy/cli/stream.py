@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from understudy.cli.days import DayReport, Observation, day_report
+from understudy.cli.days import DayReport, Observation, day_report, kept
 from understudy.cli.output import Progress
 from understudy.cli.report import Lesson, NightLine
 from understudy.cli.rows import Row
@@ -142,9 +142,13 @@ def _observation(row: Row, answer: Answer, entry: LoggedRow | None, said: str) -
         teacher=said or (entry.teacher.label if entry and entry.teacher else ""),
         student=student,
         audited=entry is not None and entry.record.coin,
-        asked=answer.source is Source.TEACHER
-        or (entry is not None and entry.record.kind is RecordKind.AUDIT),
+        asked=answer.source is Source.TEACHER or _audited(entry),
     )
+
+
+def _audited(entry: LoggedRow | None) -> bool:
+    """True if the teacher's word on a kept answer came; past the budget it is not asked."""
+    return entry is not None and entry.record.kind is RecordKind.AUDIT and entry.teacher is not None
 
 
 def _lessons(
@@ -153,8 +157,7 @@ def _lessons(
     """Intents that always escalated until a night taught them: their first kept right answer."""
     found: dict[str, Lesson] = {}
     for row, o in zip(rows, seen, strict=True):
-        kept = o.answer.source is Source.STUDENT and not o.answer.degraded
-        if kept and o.answer.label == o.teacher and asked.get(o.teacher) == day - 1:
+        if kept(o) and o.answer.label == o.teacher and asked.get(o.teacher) == day - 1:
             found.setdefault(o.teacher, Lesson(text=row.text, label=o.teacher, day=day - 1))
     return list(found.values())
 
@@ -166,7 +169,7 @@ def newest_lessons(lessons: Sequence[Lesson]) -> tuple[Lesson, ...]:
 
 def _remember_asked(seen: Sequence[Observation], asked: dict[str, int], day: int) -> None:
     """Notes the last day on which no answer of an intent was kept."""
-    kept = {o.teacher for o in seen if o.answer.source is Source.STUDENT and not o.answer.degraded}
+    answered = {o.teacher for o in seen if kept(o)}
     for o in seen:
-        if o.teacher and o.teacher not in kept:
+        if o.teacher and o.teacher not in answered:
             asked[o.teacher] = day

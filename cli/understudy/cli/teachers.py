@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KNOWN = "replay, transformers:DIR, vllm:MODEL or gateway:HOST:PORT"
 ASK_S = 60.0
+REACH_S = 5.0
 
 
 def make_teacher(
@@ -71,7 +72,21 @@ class GatewayTeacher:
         )
 
     async def start(self) -> None:
-        """The link connects at its first call."""
+        """Sees that somebody listens there; the link itself connects at its first call.
+
+        Raises:
+            ConfigError: If nobody does.
+        """
+        host, _, port = self._link.address.rpartition(":")
+        try:
+            async with asyncio.timeout(REACH_S):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+            writer.close()
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ConfigError(
+                f"--teacher gateway:{self._link.address}: nobody answers there; start the cloud"
+                " with `understudy cloud up`, or mend the address"
+            ) from error
 
     async def score_labels(
         self, requests: Sequence[ScoreRequest]

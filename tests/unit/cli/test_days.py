@@ -19,6 +19,7 @@ def seen(
     source: Source = Source.STUDENT,
     degraded: bool = False,
     audited: bool = False,
+    reason: Reason = Reason.CONFIDENT,
 ) -> Observation:
     answer = Answer(
         label=label,
@@ -26,7 +27,7 @@ def seen(
         source=source,
         certified=not degraded,
         degraded=degraded,
-        reason=Reason.CONFIDENT,
+        reason=reason,
         bundle="b",
         latency_ms=1.0,
     )
@@ -50,6 +51,21 @@ def test_joint_risk_counts_only_kept_answers_that_differ_from_the_teacher() -> N
     assert 0.5 == report.kept_rate
     assert 0.25 == report.escalation_rate
     assert 0.25 == report.degraded_rate
+
+
+def test_what_is_kept_for_want_of_budget_is_a_risk_taken_and_voids_the_certificate() -> None:
+    spent = seen("x", degraded=True, reason=Reason.NO_BUDGET)
+    away = seen("x", degraded=True, reason=Reason.LINK_DOWN)
+
+    with_spent = day_report(1, [seen("t"), spent], threshold=0.5, certified=True, bundle="b")
+    with_away = day_report(1, [seen("t"), away], threshold=0.5, certified=True, bundle="b")
+
+    assert (0.5, 1.0, False) == (
+        with_spent.joint_risk,
+        with_spent.kept_rate,
+        with_spent.certified,
+    )
+    assert (0.0, 0.5, True) == (with_away.joint_risk, with_away.kept_rate, with_away.certified)
 
 
 def test_a_teacher_call_is_counted_once_though_audited_and_escalated() -> None:

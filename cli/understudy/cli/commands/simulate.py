@@ -20,24 +20,42 @@ def simulate(
     ] = "replay",
     max_quality_loss: Annotated[float, typer.Option(help="Largest risk accepted.")] = 0.02,
     confidence: Annotated[float, typer.Option(help="How sure the contract must be.")] = 0.95,
-    audit_rate: Annotated[float, typer.Option(help="Share of requests audited.")] = 0.05,
+    audit_rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0001,
+            max=1.0,
+            help="Share of requests audited; 0.05, or a fortieth of the budget, when left out.",
+        ),
+    ] = None,
     budget: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Largest share of teacher calls.")
     ] = 1.0,
+    early_lead: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.99, help="How much more of the budget is spent at first."),
+    ] = 0.9,
     days: Annotated[int, typer.Option(min=1, help="Parts the stream is cut into.")] = 5,
-    recipe: Annotated[str, typer.Option(help="Recipe file or preset.")] = "intents-default",
+    recipe: Annotated[
+        str,
+        typer.Option(help="Recipe file or preset; intents-default, or stream under a budget."),
+    ] = "",
     rng: Annotated[int, typer.Option(help="Seed of the nights.")] = 17,
     refresh_every: Annotated[
-        int, typer.Option(min=0, help="Head-only refresh after so many new teacher answers.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Head-only refresh after so many new answers, 0 for nights only; by the recipe.",
+        ),
+    ] = None,
     node: Annotated[
         Path | None, typer.Option(help="Folder of an enrolled node, for gateway:HOST:PORT.")
     ] = None,
 ) -> None:
     """Runs the simulation and prints the table of the days."""
     from understudy.cli.report import show_days, write_report
-    from understudy.cli.simulator import SimulateOptions
     from understudy.cli.simulator import simulate as run
+    from understudy.cli.simulator_setup import SimulateOptions
     from understudy.types.contract import Contract
 
     options = SimulateOptions(
@@ -49,6 +67,7 @@ def simulate(
         contract=Contract(max_quality_loss=max_quality_loss, confidence=confidence),
         audit_rate=audit_rate,
         budget=budget,
+        early_lead=early_lead,
         days=days,
         recipe=recipe,
         rng=rng,
