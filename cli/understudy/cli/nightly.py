@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from understudy.types.errors import ConfigError
 if TYPE_CHECKING:
     from understudy.cloud.config import CloudConfig
     from understudy.cloud.releases import ReleaseRepository, ReleaseStore
+    from understudy.cloud.state import SharedState
     from understudy.distill_loop.night import Sources
     from understudy.distill_loop.plan import NightPlan
     from understudy.distill_loop.publish import Publish
@@ -200,23 +202,43 @@ def _sources(
         seed=seed_examples(places.seed),
         unlabelled=(*named.unlabelled, *(row.text for row in history)),
         champion=find_champion(recipe.task, places, cloud),
+        changed_at=_changed_at(cloud, recipe.task),
     )
+
+
+def _changed_at(cloud: CloudConfig, task: str) -> int:
+    """Where in the log the live watch last heard that traffic had changed; 0 if it never did."""
+    from understudy.cloud.watch import last_change
+
+    with _shared_state(cloud) as state:
+        return 0 if state is None else last_change(state, task)
 
 
 def _night_is_asked_for(cloud: CloudConfig, bundle: str) -> bool:
     """True if the live watch over that bundle has raised its alarm."""
-    from understudy.cloud.config import LogBackend
-    from understudy.cloud.parts import open_state
     from understudy.cloud.watch import SharedAdvice
 
-    if cloud.log.backend is LogBackend.SQLITE and not cloud.path("state.db").exists():
-        return False
-    state = open_state(cloud)
-    try:
+    with _shared_state(cloud) as state:
+        if state is None:
+            return False
         advice = SharedAdvice(state)
         advice.refresh()
         standing = advice.standings.get(bundle)
         return standing is not None and standing.night
+
+
+@contextmanager
+def _shared_state(cloud: CloudConfig) -> Iterator[SharedState | None]:
+    """What the gateway and the night share; None where no gateway has ever run."""
+    from understudy.cloud.config import LogBackend
+    from understudy.cloud.parts import open_state
+
+    if cloud.log.backend is LogBackend.SQLITE and not cloud.path("state.db").exists():
+        yield None
+        return
+    state = open_state(cloud)
+    try:
+        yield state
     finally:
         state.close()
 

@@ -208,11 +208,28 @@ def prove(
     now_unix_s: float,
 ) -> Candidate:
     """Certifies the candidate on unbiased rows that nothing of it was fitted on."""
-    scores = scores_of(candidate, answers.output)
-    proved = certify(scores.effective, answers.agree, contract)
+    proved = certificate_of(candidate, answers, rows, contract)
     digest = digest_rows(row.id for row in rows)
     return replace(
         candidate, certificate=replace(proved, rows_digest=digest, issued_unix_s=now_unix_s)
+    )
+
+
+def certificate_of(
+    candidate: Candidate, answers: Answers, rows: Sequence[Example], contract: Contract
+) -> Certificate:
+    """What the rows prove about the candidate, slice by slice.
+
+    Rows on which the teacher could not be trusted are set aside, and counted.
+    """
+    said = set(candidate.labels)
+    return certify(
+        scores_of(candidate, answers.output).effective,
+        answers.agree,
+        contract,
+        slices=[row.slice_name for row in rows],
+        reliable=[row.reliable for row in rows],
+        new_label=[bool(target) and target not in said for target in answers.target],
     )
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.distill_loop.candidate import Answers, Candidate, answer, scores_of
+from understudy.distill_loop.candidate import Answers, Candidate, answer, certificate_of, scores_of
 from understudy.distill_loop.curate import redact
 from understudy.distill_loop.evidence import Sheet
 from understudy.distill_loop.rows import Example
 from understudy.edge.student import Student
-from understudy.router.certificate import certify
 from understudy.types.contract import Certificate, Contract
 
 MAX_DRAWN = 2000
@@ -117,7 +116,7 @@ def _certificate(
 ) -> Certificate:
     """Proved tonight, on tonight's rows, for either student alike."""
     answers = answer(student, exam.certificate)
-    return certify(scores_of(candidate, answers.output).effective, answers.agree, contract)
+    return certificate_of(candidate, answers, exam.certificate, contract)
 
 
 def _foreign(candidate: Candidate, student: Student, exam: Exam) -> Numbers:

@@ -42,6 +42,8 @@ class Sources:
         foreign: Texts outside every class, that only judge.
         approved: New classes that a person approved.
         now_unix_s: When the night is, seconds since 1970; 0 for now.
+        changed_at: Sequence of the log at which the live watch last heard that traffic had changed
+            (`cloud.watch.last_change`); rows up to there certify nothing. 0 if it never did.
     """
 
     log: Iterable[LoggedRow] = ()
@@ -54,6 +56,7 @@ class Sources:
     foreign: tuple[str, ...] = ()
     approved: tuple[str, ...] = ()
     now_unix_s: float = 0.0
+    changed_at: int = 0
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Night:
         seconds: Wall time by stage.
         figures: Numbers for the report.
         replay: Rows to keep for later nights, once this one has ended.
+        changed_unix_s: When traffic last changed, gateway clock; 0 if it is not known to have.
     """
 
     recipe: Recipe
@@ -83,6 +87,7 @@ class Night:
     seconds: dict[str, float] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     replay: tuple[Example, ...] = ()
+    changed_unix_s: float = 0.0
 
     @cached_property
     def now_unix_s(self) -> float:

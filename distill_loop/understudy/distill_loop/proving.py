@@ -137,7 +137,9 @@ def choose(night: Night, directory: Path, verdict: Verdict, folds: Folds) -> tup
         return night.sources.champion, False
     renewed = _renewed(night, folds)
     old = night.champion.certificate
-    if not _proves_more(renewed.candidate, old.certified, old.keep_rate):
+    # What was proved about other traffic is no longer a reason to keep it.
+    stands = old.certified and old.issued_unix_s >= night.changed_unix_s
+    if not _proves_more(renewed.candidate, stands, old.keep_rate):
         return night.sources.champion, False
     return write(night, renewed, folds), True
 

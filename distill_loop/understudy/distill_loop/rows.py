@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from understudy.router.noise import judge_log
 from understudy.types.decision import RecordKind
 from understudy.types.errors import InvalidValueError
 from understudy.types.records import LoggedRow, TeacherLabel
@@ -45,6 +46,10 @@ class Example:
         weight: Training weight before tempering, positive.
         created_unix_s: When it was asked, seconds since 1970.
         node: Who sent it; empty when unknown.
+        slice_name: Slice of the traffic it belongs to; empty for none.
+        reliable: False if the teacher could not be trusted on it: little of its mass on labels, or
+            another label for the same input.
+        current: False if it was logged before the live watch heard that traffic had changed.
     """
 
     id: str
@@ -57,6 +62,9 @@ class Example:
     weight: float = 1.0
     created_unix_s: float = 0.0
     node: str = ""
+    slice_name: str = ""
+    reliable: bool = True
+    current: bool = True
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -71,17 +79,21 @@ class Example:
 
 
 def from_log(
-    rows: Iterable[LoggedRow], *, uncertified_unbiased: bool = False
+    rows: Iterable[LoggedRow], *, uncertified_unbiased: bool = False, changed_at: int = 0
 ) -> tuple[Example, ...]:
     """Turns rows of the escalation log into examples; an event id that came twice counts once.
 
     Args:
         rows: Rows of the log.
         uncertified_unbiased: Count rows logged while nothing was kept as unbiased too.
+        changed_at: Sequence of the log up to which rows are of other traffic than today's.
     """
     found: dict[str, Example] = {}
-    for row in rows:
+    logged = list(rows)
+    trust = judge_log(logged).reliable
+    for row, reliable in zip(logged, trust, strict=True):
         example = _from_logged(row, uncertified_unbiased=uncertified_unbiased)
+        example = replace(example, reliable=reliable, current=row.sequence > changed_at)
         kept = found.get(example.id)
         if kept is None or (kept.teacher is None and example.teacher is not None):
             found[example.id] = example
@@ -101,6 +113,7 @@ def _from_logged(row: LoggedRow, *, uncertified_unbiased: bool) -> Example:
         propensity=max(record.propensity, 1e-6),
         created_unix_s=record.created_unix_s,
         node=record.node,
+        slice_name=record.slice_name,
     )
 
 

@@ -39,8 +39,11 @@ class Folds:
 
     @property
     def certificate(self) -> tuple[Example, ...]:
-        """The rows that may certify: unbiased, never trained or calibrated on."""
-        return tuple(row for row in self.gate if row.unbiased)
+        """The rows that may certify: of today's traffic, unbiased, never trained or calibrated on.
+
+        After a drift alarm that is what was logged since: older rows are a sample of other traffic.
+        """
+        return tuple(row for row in self.gate if row.unbiased and row.current)
 
 
 _ALWAYS_TRAIN = {Origin.SEED, Origin.FILE, Origin.SYNTHETIC, Origin.UNLABELLED}
