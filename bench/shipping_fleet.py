@@ -29,8 +29,8 @@ import gateway_fleet as fleet
 
 from understudy.cloud.authority import open_authority
 from understudy.cloud.config import load_config
+from understudy.cloud.parts import open_rollout
 from understudy.cloud.releases import ReleaseRepository
-from understudy.cloud.rollout import Rollout
 from understudy.edge.bundle import Bundle
 from understudy.edge.student import Student
 from understudy.edge.transport import CloudLink, LinkCredentials
@@ -270,8 +270,8 @@ def measure(folder: Path, bundle: Path, count: int) -> Result:
             release.bundle in (folder / "nodes" / badge.node / "current").read_text()
             for badge in badges
         )
-    rollout = Rollout(config.path("rollout.db"), repository.store())
-    result.counted_by_the_cloud = rollout.rollouts(time.time())[0][1].committed
+    rollout = open_rollout(config, repository.store())
+    result.counted_by_the_cloud = rollout.rollouts(time.time())[0].counts.committed
     rollout.close()
     result.plain_tls_s = plain_copy(config_path, badges, size)
     total_mb = count * size / 1e6

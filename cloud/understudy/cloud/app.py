@@ -49,6 +49,7 @@ from understudy.cloud.quotas import Quotas
 from understudy.cloud.releases.disk import write_atomic
 from understudy.cloud.rollout import Rollout
 from understudy.cloud.rollout_control import RolloutButtons
+from understudy.cloud.rollout_metrics import RolloutSurvey
 from understudy.cloud.running import STATE_FILE, RunningCloud, repeating
 from understudy.cloud.supervision import TeacherSupervisor
 from understudy.cloud.teacher import TeacherEngine
@@ -240,16 +241,15 @@ class Gateway:
             teacher_up=self._supervisor.up,
             log=log,
             standings=self._advice.standings,
-            rollouts=await asyncio.to_thread(self._shares),
+            rollouts=await asyncio.to_thread(self._rollouts),
         )
 
-    def _shares(self) -> dict[str, float]:
-        """Share of its channel's nodes that each bundle on its way is offered to."""
-        fleet, stages = self.parts.fleet, self.config.rollout.stages
+    def _rollouts(self) -> RolloutSurvey:
+        """Every rollout and every node, as they stand; nothing where the fleet keeps no book."""
+        fleet, now = self.parts.fleet, time.time()
         if not isinstance(fleet, Rollout):
-            return {}
-        found = [rollout for rollout, _ in fleet.rollouts(time.time())]
-        return {r.bundle: stages[min(r.stage, len(stages) - 1)] for r in reversed(found)}
+            return RolloutSurvey()
+        return RolloutSurvey(tuple(fleet.rollouts(now)), fleet.nodes_by_state(now))
 
     async def _trouble(self) -> str:
         """Why no calls can be taken; a teacher that is away is no reason, weights still flow."""

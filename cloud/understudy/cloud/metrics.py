@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from understudy.cloud.log import LogStats
+from understudy.cloud.rollout_metrics import RolloutGauges, RolloutSurvey
 from understudy.cloud.watch import BundleStanding
 from understudy.types.errors import (
     AccessError,
@@ -70,6 +71,7 @@ class Metrics:
             "teacher_failures", "Inputs the teacher failed on", ["reason"], **make
         )
         self._gauges = _Gauges(make)
+        self._rollouts = RolloutGauges(make)
         # Finding a child by its labels costs more than counting; these are asked for by every call.
         self._call_children = functools.cache(
             lambda method, code: (
@@ -148,16 +150,14 @@ class Metrics:
         teacher_up: bool,
         log: LogStats | None,
         standings: Mapping[str, BundleStanding],
-        rollouts: Mapping[str, float],
+        rollouts: RolloutSurvey,
     ) -> bytes:
         """The exposition text, with the gauges as they stand now."""
         self._gauges.queue.set(queue)
         self._gauges.teacher_up.set(teacher_up)
         self._gauges.set_log(log)
         self._gauges.set_standings(standings)
-        self._gauges.rollout.clear()
-        for bundle, share in rollouts.items():
-            self._gauges.rollout.labels(bundle).set(share)
+        self._rollouts.fill(rollouts)
         return generate_latest(self.registry)
 
 
@@ -183,7 +183,6 @@ class _Gauges:
         of_slice = ["task", "bundle", "slice"]
         self.slice_revoked = gauge("slice_certificate_revoked", "1 if withdrawn", of_slice)
         self.slice_drift = gauge("slice_drift_level", "1 is an alarm", of_slice)
-        self.rollout = gauge("rollout_share", "Share of nodes offered a bundle", ["bundle"])
 
     def set_log(self, stats: LogStats | None) -> None:
         self.log_up.set(stats is not None)

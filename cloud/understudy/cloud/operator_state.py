@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +15,7 @@ from understudy.cloud.late_releases import LateReleases
 from understudy.cloud.metrics import Metrics
 from understudy.cloud.parts import Parts
 from understudy.cloud.releases import Release, ReleaseStore
-from understudy.cloud.rollout import Rollout
-from understudy.cloud.rollout_book import Counts, RolloutState
+from understudy.cloud.rollout import Rollout, RolloutView
 from understudy.cloud.watch import BundleStanding, SharedAdvice, SliceStanding
 from understudy.types.errors import UnderstudyError
 
@@ -108,9 +107,8 @@ class OperatorState:
         fleet = self._parts.fleet
         if not isinstance(fleet, Rollout):
             return {}
-        mine = [found for found in fleet.rollouts(now) if found[0].task == task]
-        stages = self._config.rollout.stages
-        return {"rollout": _rollout(*mine[0], stages)} if mine else {}
+        mine = [view for view in fleet.rollouts(now) if view.state.task == task]
+        return {"rollout": _rollout(mine[0])} if mine else {}
 
     def _nights(self) -> list[dict[str, Any]]:
         results = self._config.path("nights") / "nights"
@@ -200,11 +198,12 @@ def _seen(entry: Mapping[str, str | float]) -> dict[str, Any]:
     }
 
 
-def _rollout(state: RolloutState, counts: Counts, stages: Sequence[float]) -> dict[str, Any]:
+def _rollout(view: RolloutView) -> dict[str, Any]:
+    state, counts = view.state, view.counts
     return {
         "bundle": state.bundle,
         "channel": state.channel,
-        "share": stages[min(state.stage, len(stages) - 1)],
+        "share": view.share,
         "state": {"halted": "stopped"}.get(state.phase.value, state.phase.value),
         "committed": counts.committed,
         "failed": counts.failed,

@@ -1,26 +1,41 @@
-"""Who may have a new release yet. The rules are pure; `rollout_book` remembers.
+"""Who may have a new release yet: `rollout_rules` judges, `rollout_book` remembers.
 
-A release reaches a growing share of the nodes of its channel, drawn by a hash. What becomes of it
-there is evidence in a test that may be looked at after every node: the stop rule is a betting
-process whose wealth exceeds 1/alpha with probability alpha at most, ever, while the release is no
-worse than tolerated.
+A release reaches a growing share of the nodes of its channel, drawn by a hash. Any number of
+gateway processes may decide at once: what they decide lies where all of them read it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import threading
+from collections import Counter
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from pathlib import Path
 from typing import Protocol
 
 from understudy.cloud.releases import Release, ReleaseKind
-from understudy.cloud.rollout_book import Counts, Outcome, Phase, RolloutBook, RolloutState
-from understudy.types.errors import BundleError, InvalidValueError
+from understudy.cloud.rollout_book import (
+    Counts,
+    NodeWord,
+    Outcome,
+    Phase,
+    RolloutBook,
+    RolloutState,
+    plain,
+)
+from understudy.cloud.rollout_rules import (
+    RolloutPlan,
+    StageVerdict,
+    Step,
+    StopLevels,
+    judge_stage,
+    place,
+    share_of,
+    stop_levels,
+)
+from understudy.types.errors import BundleError
 from understudy.types.release import Directive, NodeStatus, UpdateState
 
+_JUDGED_EVERY_S = 1.0
+_REMEMBERED = 3
 _SETTLED = {UpdateState.IDLE, UpdateState.CHECK, UpdateState.COMMIT, UpdateState.DOWNLOAD}
 
 
@@ -33,133 +48,45 @@ class Catalogue(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutPlan:
-    """How fast a release spreads, and what stops it.
+class RolloutView:
+    """One rollout as people and metrics see it.
 
     Attributes:
-        stages: Share of a channel's nodes that may have it, stage by stage; ends with 1.
-        immediate_channels: Channels whose nodes take every release at once.
-        stage_s: Shortest time in one stage, seconds.
-        decided_share: Share of a stage's nodes that must have committed or failed to go on.
-        tolerated_failures: Share of nodes that may fail while the release counts as good.
-        alpha: Probability of stopping a good release, over the whole rollout.
-        silent_after_s: A node not heard of for so long counts as silent.
-        tolerated_silence: Share of a stage's nodes that may be silent.
-        shadow_rate: Share of requests on which first-stage nodes run the champion too.
-        check_in_s: Seconds between check-ins of nodes that have nothing to do.
-        busy_check_in_s: Seconds until a node that was offered something reports.
-    """
-
-    stages: tuple[float, ...] = (0.05, 0.25, 1.0)
-    immediate_channels: tuple[str, ...] = ("canary",)
-    stage_s: float = 3600.0
-    decided_share: float = 0.8
-    tolerated_failures: float = 0.02
-    alpha: float = 0.05
-    silent_after_s: float = 3 * 3600.0
-    tolerated_silence: float = 0.3
-    shadow_rate: float = 0.1
-    check_in_s: float = 900.0
-    busy_check_in_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        rising = all(a < b for a, b in zip(self.stages, self.stages[1:], strict=False))
-        if not self.stages or not rising or self.stages[-1] != 1.0 or self.stages[0] <= 0.0:
-            raise InvalidValueError("rollout stages must rise from above 0 to exactly 1")
-
-
-class Step(StrEnum):
-    """What the evidence says about a rollout."""
-
-    STAY = "stay"
-    ADVANCE = "advance"
-    HALT = "halt"
-
-
-@dataclass(frozen=True, slots=True)
-class StageVerdict:
-    """A step and its reason, one sentence."""
-
-    step: Step
-    reason: str = ""
-
-
-def judge_stage(plan: RolloutPlan, counts: Counts, age_s: float, cohort: int) -> StageVerdict:
-    """Judges a stage; may be asked after every report.
-
-    Args:
-        plan: The rules.
+        state: Where it stands.
         counts: What became of the release so far.
-        age_s: Seconds since the stage began.
-        cohort: Nodes of the stage that were heard of lately, asked already or not.
+        share: Share of the channel's nodes that may have it, in (0, 1].
+        verdict: What the stop rule says just now.
+        levels: How near it is to stopping.
     """
-    counted = counts.counted_failed + counts.counted_committed
-    if evidence(counts.counted_failed, counted, plan.tolerated_failures) >= 1 / plan.alpha:
-        return StageVerdict(Step.HALT, f"{counts.counted_failed} of {counted} nodes took it back")
-    pairs = counts.shadow_losses + counts.shadow_wins
-    if evidence(counts.shadow_losses, pairs, 0.5) >= 1 / plan.alpha:
-        return StageVerdict(
-            Step.HALT, f"the champion was right in {counts.shadow_losses} of {pairs} disputed rows"
-        )
-    if counts.silent >= 3 and counts.silent > plan.tolerated_silence * counts.offered:
-        return StageVerdict(Step.HALT, f"{counts.silent} of {counts.offered} nodes fell silent")
-    tried = counts.failed + counts.committed
-    if age_s >= plan.stage_s and tried >= plan.decided_share * cohort:
-        return StageVerdict(Step.ADVANCE, f"{counts.committed} of {counts.offered} nodes committed")
-    return StageVerdict(Step.STAY)
 
-
-def evidence(bad: int, total: int, tolerated: float) -> float:
-    """Wealth won by betting that more than a tolerated share is bad.
-
-    The average, over every worse share, of the likelihood ratio to the tolerated one. Started at
-    1, it is a supermartingale while the true share is tolerable, whatever made one stop to look.
-
-    Args:
-        bad: Bad outcomes.
-        total: All outcomes.
-        tolerated: The tolerated share, in (0, 1).
-
-    Returns:
-        The wealth, positive; capped at 1e300.
-    """
-    from scipy.special import betaincc, betaln
-
-    good = total - bad
-    tail = float(betaincc(bad + 1, good + 1, tolerated))
-    if tail <= 0.0:
-        return 0.0
-    average = float(betaln(bad + 1, good + 1)) + math.log(tail) - math.log1p(-tolerated)
-    null = bad * math.log(tolerated) + good * math.log1p(-tolerated)
-    return math.exp(min(690.0, average - null))
-
-
-def place(rollout: RolloutState, node: str) -> float:
-    """A node's place in the queue for one release, in [0, 1); another release, another place."""
-    key = f"{rollout.task}/{rollout.channel}/{rollout.sequence}/{node}".encode()
-    return int.from_bytes(hashlib.sha256(key).digest()[:8]) / 2**64
+    state: RolloutState
+    counts: Counts
+    share: float
+    verdict: StageVerdict
+    levels: StopLevels
 
 
 class Rollout:
-    """Decides who may have what, and remembers it; thread-safe."""
+    """Decides who may have what, and remembers it; thread-safe, and beside other processes."""
 
     def __init__(
-        self, path: Path | str, catalogue: Catalogue, plan: RolloutPlan | None = None
+        self, book: RolloutBook, catalogue: Catalogue, plan: RolloutPlan | None = None
     ) -> None:
-        """Opens the book.
+        """Takes over the book; closes it.
 
         Args:
-            path: The SQLite file, made when missing.
+            book: What is remembered, shared with every other gateway process.
             catalogue: What the publisher has signed.
             plan: How fast releases spread.
         """
-        self._book = RolloutBook(path)
+        self._book = book
         self._catalogue = catalogue
         self._plan = plan or RolloutPlan()
         self._lock = threading.Lock()
+        self._judged: dict[int, float] = {}
 
     def close(self) -> None:
-        """Closes the book."""
+        """Closes the book; safe to repeat."""
         self._book.close()
 
     def check_in(self, node: str, status: NodeStatus, now: float) -> Directive:
@@ -176,8 +103,9 @@ class Rollout:
             if not releases:
                 return Directive(next_check_in_s=self._plan.check_in_s)
             rollout = self._current(releases, now)
-            self._note_outcome(rollout, node, status, now)
-            rollout = self._advance(rollout, now)
+            urgent = self._note_outcome(rollout, node, status, now)
+            if urgent or self._is_due(rollout, now):
+                rollout = self._judge(rollout, now)
             return self._directive(rollout, releases, node, status, now)
 
     def pause(
@@ -190,7 +118,9 @@ class Rollout:
         """
         with self._lock:
             rollout = self._rollout(task, channel, now)
-            return self._book.write(replace(rollout, phase=Phase.PAUSED, reason=reason))
+            return self._book.change(
+                rollout.sequence, lambda r: replace(r, phase=Phase.PAUSED, reason=reason)
+            )
 
     def resume(self, task: str, channel: str, now: float) -> RolloutState:
         """Goes on where it was stopped; the evidence so far no longer counts against it.
@@ -200,10 +130,12 @@ class Rollout:
         """
         with self._lock:
             rollout = self._rollout(task, channel, now)
-            fresh = replace(
-                rollout, phase=Phase.RUNNING, reason="", stage_unix_s=now, evidence_unix_s=now
+            return self._book.change(
+                rollout.sequence,
+                lambda r: replace(
+                    r, phase=Phase.RUNNING, reason="", stage_unix_s=now, evidence_unix_s=now
+                ),
             )
-            return self._book.write(fresh)
 
     def pin(self, node: str, task: str, bundle: str = "") -> None:
         """Keeps a node at a bundle that is offered to its channel, or where it is when empty.
@@ -219,15 +151,32 @@ class Rollout:
         with self._lock:
             self._book.unpin(node, task)
 
-    def rollouts(self, now: float) -> list[tuple[RolloutState, Counts]]:
+    def rollouts(self, now: float) -> list[RolloutView]:
         """Every rollout with what became of it, newest first; for people and metrics."""
         with self._lock:
-            return [(rollout, self._counts(rollout, now)) for rollout in self._book.rollouts()]
+            return [self._view(rollout, now) for rollout in self._book.rollouts()]
 
     def nodes(self) -> list[dict[str, str | float]]:
         """Every node ever seen, with its last word."""
-        with self._lock:
-            return self._book.nodes()
+        return [plain(word) for word in self._book.nodes()]
+
+    def nodes_by_state(self, now: float) -> Counter[tuple[str, str, str]]:
+        """How many nodes stand where: by task, channel and updater's state, or `silent`."""
+        since = now - self._plan.silent_after_s
+        return Counter(
+            (word.task, word.channel, word.state if word.seen_unix_s >= since else "silent")
+            for word in self._book.nodes()
+        )
+
+    def _view(self, rollout: RolloutState, now: float) -> RolloutView:
+        counts = self._counts(rollout, now)
+        return RolloutView(
+            state=rollout,
+            counts=counts,
+            share=share_of(self._plan, rollout),
+            verdict=self._verdict(rollout, counts, now),
+            levels=stop_levels(self._plan, counts),
+        )
 
     def _releases(self, task: str, channel: str) -> list[Release]:
         try:
@@ -262,29 +211,58 @@ class Rollout:
             stage_unix_s=now,
             evidence_unix_s=0.0,
         )
-        return self._book.write(rollout)
+        self._forget_retired(releases)
+        return self._book.begin(rollout)
+
+    def _forget_retired(self, releases: list[Release]) -> None:
+        """Closes the pages of releases that nobody can install any more, but for the last few."""
+        listed = {release.sequence for release in releases}
+        channel = (releases[-1].task, releases[-1].channel)
+        mine = [r for r in self._book.rollouts() if (r.task, r.channel) == channel]
+        for old in [r for r in mine if r.sequence not in listed][_REMEMBERED:]:
+            self._book.forget(old)
 
     def _note_outcome(
         self, rollout: RolloutState, node: str, status: NodeStatus, now: float
-    ) -> None:
+    ) -> bool:
+        """Remembers what became of the release on a node; True if that speaks against it."""
         if status.failed_bundle == rollout.bundle:
-            self._book.decide(rollout.sequence, node, Outcome.FAILED, now)
-        elif status.bundle == rollout.bundle:
-            # Who has it already, from the factory or another channel, speaks for it too.
-            self._book.offer(rollout.sequence, node, now)
-            self._book.note_pairs(rollout.sequence, node, status.shadow_wins, status.shadow_losses)
-            if status.state in _SETTLED:
-                self._book.decide(rollout.sequence, node, Outcome.COMMITTED, now)
+            return self._book.decide(rollout.sequence, node, Outcome.FAILED, now)
+        if status.bundle != rollout.bundle:
+            return False
+        # Who has it already, from the factory or another channel, speaks for it too.
+        self._book.offer(rollout.sequence, node, now)
+        if status.state in _SETTLED:
+            self._book.decide(rollout.sequence, node, Outcome.COMMITTED, now)
+        wins, losses = status.shadow_wins, status.shadow_losses
+        return self._book.note_pairs(rollout.sequence, node, wins, losses) and losses > wins
 
-    def _advance(self, rollout: RolloutState, now: float) -> RolloutState:
+    def _is_due(self, rollout: RolloutState, now: float) -> bool:
+        """True once a second: reading what became of it costs with the size of the fleet."""
+        last = self._judged.get(rollout.sequence)
+        return last is None or abs(now - last) >= _JUDGED_EVERY_S
+
+    def _judge(self, rollout: RolloutState, now: float) -> RolloutState:
+        """Takes every step that the evidence asks for."""
+        self._judged[rollout.sequence] = now
         while rollout.phase is Phase.RUNNING:
-            counts, age_s = self._counts(rollout, now), now - rollout.stage_unix_s
-            cohort = self._cohort(rollout, now) if age_s >= self._plan.stage_s else 0
-            verdict = judge_stage(self._plan, counts, age_s, cohort)
-            if verdict.step is Step.STAY:
-                return rollout
-            rollout = self._book.write(self._after(rollout, verdict, now))
+            after = self._book.change(rollout.sequence, lambda r: self._next(r, now))
+            if after == rollout:
+                break
+            rollout = after
         return rollout
+
+    def _next(self, rollout: RolloutState, now: float) -> RolloutState:
+        """Where a rollout stands after its evidence was looked at."""
+        if rollout.phase is not Phase.RUNNING:
+            return rollout
+        verdict = self._verdict(rollout, self._counts(rollout, now), now)
+        return rollout if verdict.step is Step.STAY else self._after(rollout, verdict, now)
+
+    def _verdict(self, rollout: RolloutState, counts: Counts, now: float) -> StageVerdict:
+        age_s = now - rollout.stage_unix_s
+        cohort = self._cohort(rollout, now) if age_s >= self._plan.stage_s else 0
+        return judge_stage(self._plan, counts, age_s, cohort)
 
     def _after(self, rollout: RolloutState, verdict: StageVerdict, now: float) -> RolloutState:
         if verdict.step is Step.HALT:
@@ -296,10 +274,14 @@ class Rollout:
     def _cohort(self, rollout: RolloutState, now: float) -> int:
         """How many nodes of the present stage spoke lately and may still speak for it."""
         since = max(now - self._plan.silent_after_s, 0.0)
-        nodes = self._book.heard_of(rollout.task, rollout.channel, since)
-        share = self._plan.stages[rollout.stage]
+        share = share_of(self._plan, rollout)
         pinned = self._book.pinned_nodes(rollout.task)
-        return sum(place(rollout, node) < share for node in nodes if node not in pinned)
+
+        def speaks(word: NodeWord) -> bool:
+            heard = word.channel == rollout.channel and word.seen_unix_s >= since
+            return heard and word.node not in pinned and place(rollout, word.node) < share
+
+        return sum(map(speaks, self._book.nodes(rollout.task)))
 
     def _counts(self, rollout: RolloutState, now: float) -> Counts:
         return self._book.counts(rollout, now - self._plan.silent_after_s)
@@ -329,9 +311,9 @@ class Rollout:
 
     def _may_have(self, rollout: RolloutState, node: str) -> bool:
         if rollout.phase in {Phase.PAUSED, Phase.HALTED}:
-            return self._book.outcome(rollout.sequence, node) is Outcome.COMMITTED
-        share = self._plan.stages[min(rollout.stage, len(self._plan.stages) - 1)]
-        return rollout.phase is Phase.DONE or place(rollout, node) < share
+            offered = self._book.offered(rollout.sequence, node)
+            return offered is not None and offered.outcome is Outcome.COMMITTED
+        return rollout.phase is Phase.DONE or place(rollout, node) < share_of(self._plan, rollout)
 
     def _before(self, rollout: RolloutState, releases: list[Release], node: str) -> Release | None:
         """What a node runs that may not have the newest: the last earlier one it may have."""

@@ -1,40 +1,26 @@
-"""What the rollout remembers, in one SQLite file: a restarted server goes on where it was."""
+"""What the rollout remembers: every gateway process reads and writes the same pages.
+
+Small values in `SharedState`, so that it is shared where the log is shared: one SQLite file a
+machine, or Redis. What decides, a rollout's stage and pause, is changed by compare-and-set: of two
+processes that change it at once, one sees what the other did and judges again.
+
+    rollout/<sequence>          where a rollout stands
+    pin/<task>/<node>           the bundle a node is kept at
+    fleet/<task>/<node>         a node's last word
+    offer-<sequence>/<node>     what became of a release on a node
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 
+import msgspec
+
+from understudy.cloud.state import SharedState
+from understudy.types.errors import BundleError
 from understudy.types.release import NodeStatus
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS rollouts (
-  sequence INTEGER PRIMARY KEY, task TEXT NOT NULL, channel TEXT NOT NULL, bundle TEXT NOT NULL,
-  target TEXT NOT NULL, phase TEXT NOT NULL, stage INTEGER NOT NULL, stage_unix_s REAL NOT NULL,
-  evidence_unix_s REAL NOT NULL, reason TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS nodes (
-  node TEXT NOT NULL, task TEXT NOT NULL, channel TEXT NOT NULL, bundle TEXT NOT NULL,
-  state TEXT NOT NULL, failed_bundle TEXT NOT NULL, failure TEXT NOT NULL,
-  client_version TEXT NOT NULL, seen_unix_s REAL NOT NULL, PRIMARY KEY (node, task));
-CREATE TABLE IF NOT EXISTS offers (
-  sequence INTEGER NOT NULL, node TEXT NOT NULL, offered_unix_s REAL NOT NULL,
-  outcome TEXT NOT NULL DEFAULT '', decided_unix_s REAL NOT NULL DEFAULT 0,
-  wins INTEGER NOT NULL DEFAULT 0, losses INTEGER NOT NULL DEFAULT 0,
-  PRIMARY KEY (sequence, node));
-CREATE TABLE IF NOT EXISTS pins (
-  node TEXT NOT NULL, task TEXT NOT NULL, bundle TEXT NOT NULL, PRIMARY KEY (node, task));
-"""
-_COUNTS = """
-SELECT count(*), coalesce(sum(outcome = 'committed'), 0), coalesce(sum(outcome = 'failed'), 0),
-  coalesce(sum(outcome = '' AND coalesce(seen_unix_s, 0) < :silent), 0),
-  coalesce(sum(wins), 0), coalesce(sum(losses), 0),
-  coalesce(sum(outcome = 'committed' AND decided_unix_s >= :since), 0),
-  coalesce(sum(outcome = 'failed' AND decided_unix_s >= :since), 0)
-FROM offers LEFT JOIN nodes ON nodes.node = offers.node AND nodes.task = :task
-WHERE sequence = :sequence
-"""
 
 
 class Phase(StrEnum):
@@ -86,6 +72,52 @@ class RolloutState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeWord:
+    """A node's last word.
+
+    Attributes:
+        node: Its id.
+        task: The task it spoke of.
+        channel: The channel it follows.
+        bundle: Id of the bundle really loaded.
+        state: Where its updater stands.
+        failed_bundle: Id of the bundle that failed last.
+        failure: Why.
+        client_version: Version of its software.
+        seen_unix_s: When it spoke.
+    """
+
+    node: str
+    task: str
+    channel: str
+    bundle: str
+    state: str
+    failed_bundle: str
+    failure: str
+    client_version: str
+    seen_unix_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """What became of a release on one node; the pairs are cumulative.
+
+    Attributes:
+        offered_unix_s: When the node might have it for the first time.
+        outcome: What became of it.
+        decided_unix_s: When that was heard.
+        wins: Disputed requests in which the teacher agreed with the new student.
+        losses: Disputed requests in which the teacher agreed with the champion.
+    """
+
+    offered_unix_s: float
+    outcome: Outcome = Outcome.OPEN
+    decided_unix_s: float = 0.0
+    wins: int = 0
+    losses: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """What became of a release so far, in nodes; shadow counts in requests.
 
@@ -111,132 +143,192 @@ class Counts:
 
 
 class RolloutBook:
-    """Tables of rollouts, nodes, offers and pins; the caller holds a lock."""
+    """Rollouts and pins, offers and nodes."""
 
-    def __init__(self, path: Path | str) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+    def __init__(self, orders: SharedState, words: SharedState) -> None:
+        """Takes over both; closes both.
+
+        Args:
+            orders: Where rollouts and pins go: a power cut must not undo a pause.
+            words: Where goes what nodes say, and say again if it is lost.
+        """
+        self._orders = orders
+        self._words = words
 
     def close(self) -> None:
-        """Closes the file."""
-        self._db.close()
+        """Frees the state."""
+        self._orders.close()
+        self._words.close()
 
-    def see(self, node: str, status: NodeStatus, now: float) -> None:
-        """Remembers a node's last word."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                node,
-                status.task,
-                status.channel,
-                status.bundle,
-                status.state.value,
-                status.failed_bundle,
-                status.failure,
-                status.client_version,
-                now,
-            ),
-        )
-
-    def nodes(self) -> list[dict[str, str | float]]:
-        """Every node's last word, by column name."""
-        cursor = self._db.execute("SELECT * FROM nodes ORDER BY node, task")
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+    # Rollouts.
 
     def rollout(self, sequence: int) -> RolloutState | None:
         """The rollout of a release; None before it began."""
-        rows = self._db.execute("SELECT * FROM rollouts WHERE sequence = ?", (sequence,))
-        row = rows.fetchone()
-        return _rollout(row) if row else None
+        raw = self._orders.get(f"rollout/{sequence}")
+        return None if raw is None else msgspec.json.decode(raw, type=RolloutState)
 
     def rollouts(self) -> list[RolloutState]:
-        """Every rollout, newest first."""
-        rows = self._db.execute("SELECT * FROM rollouts ORDER BY sequence DESC")
-        return [_rollout(row) for row in rows]
+        """Every rollout that is remembered, newest first."""
+        pages = self._orders.items("rollout/").values()
+        found = [msgspec.json.decode(page, type=RolloutState) for page in pages]
+        return sorted(found, key=lambda rollout: -rollout.sequence)
 
-    def write(self, rollout: RolloutState) -> RolloutState:
-        """Makes a rollout durable and returns it."""
-        self._db.execute(
-            "INSERT OR REPLACE INTO rollouts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            tuple(getattr(rollout, field.name) for field in fields(RolloutState)),
+    def begin(self, rollout: RolloutState) -> RolloutState:
+        """Begins a rollout, unless another process has; returns how it stands."""
+        key = f"rollout/{rollout.sequence}"
+        self._orders.swap(key, None, msgspec.json.encode(rollout))
+        return self.rollout(rollout.sequence) or rollout
+
+    def change(self, sequence: int, change: Callable[[RolloutState], RolloutState]) -> RolloutState:
+        """Changes a rollout as it stands now, whoever else is changing it.
+
+        Args:
+            sequence: A rollout that has begun.
+            change: From the present state to the next; asked again when another was faster.
+
+        Raises:
+            BundleError: If it was forgotten meanwhile.
+        """
+        key = f"rollout/{sequence}"
+        while True:
+            raw = self._orders.get(key)
+            if raw is None:
+                raise BundleError(f"release {sequence} is no longer on its way")
+            before = msgspec.json.decode(raw, type=RolloutState)
+            after = change(before)
+            if after == before or self._orders.swap(key, raw, msgspec.json.encode(after)):
+                return after
+
+    def forget(self, rollout: RolloutState) -> None:
+        """Removes a rollout with all its offers."""
+        for key in self._words.items(f"offer-{rollout.sequence}/"):
+            self._words.delete(key)
+        self._orders.delete(f"rollout/{rollout.sequence}")
+
+    # Nodes.
+
+    def see(self, node: str, status: NodeStatus, now: float) -> None:
+        """Remembers a node's last word."""
+        word = NodeWord(
+            node=node,
+            task=status.task,
+            channel=status.channel,
+            bundle=status.bundle,
+            state=status.state.value,
+            failed_bundle=status.failed_bundle,
+            failure=status.failure,
+            client_version=status.client_version,
+            seen_unix_s=now,
         )
-        return rollout
+        self._words.put(f"fleet/{status.task}/{node}", msgspec.json.encode(word))
 
-    def counts(self, rollout: RolloutState, silent_unix_s: float) -> Counts:
-        """What became of a release; who was last heard before `silent_unix_s` is silent."""
-        row = self._db.execute(
-            _COUNTS,
-            {
-                "since": rollout.evidence_unix_s,
-                "silent": silent_unix_s,
-                "task": rollout.task,
-                "sequence": rollout.sequence,
-            },
-        ).fetchone()
-        return Counts(**dict(zip([f.name for f in fields(Counts)], row, strict=True)))
+    def nodes(self, task: str = "") -> list[NodeWord]:
+        """Every node's last word, of one task or of all, by name."""
+        pages = self._words.items(f"fleet/{task}/" if task else "fleet/").values()
+        found = [msgspec.json.decode(page, type=NodeWord) for page in pages]
+        return sorted(found, key=lambda word: (word.node, word.task))
 
-    def heard_of(self, task: str, channel: str, since_unix_s: float) -> list[str]:
-        """The nodes of a channel that spoke since then."""
-        rows = self._db.execute(
-            "SELECT node FROM nodes WHERE task = ? AND channel = ? AND seen_unix_s >= ?",
-            (task, channel, since_unix_s),
-        )
-        return [str(row[0]) for row in rows]
+    # Offers.
+
+    def offered(self, sequence: int, node: str) -> Offered | None:
+        """What became of a release on a node; None if it was never offered there."""
+        raw = self._words.get(f"offer-{sequence}/{node}")
+        return None if raw is None else msgspec.json.decode(raw, type=Offered)
 
     def offer(self, sequence: int, node: str, now: float) -> None:
         """Remembers that a node may have a release; the first time counts."""
-        self._db.execute(
-            "INSERT OR IGNORE INTO offers (sequence, node, offered_unix_s) VALUES (?, ?, ?)",
-            (sequence, node, now),
+        fresh = msgspec.json.encode(Offered(offered_unix_s=now))
+        self._words.swap(f"offer-{sequence}/{node}", None, fresh)
+
+    def decide(self, sequence: int, node: str, outcome: Outcome, now: float) -> bool:
+        """Remembers what became of an offer; a node counts once, and its latest word holds.
+
+        Returns:
+            True if that is news.
+        """
+        return self._amend(
+            sequence,
+            node,
+            lambda old: (
+                old if old.outcome is outcome else replace(old, outcome=outcome, decided_unix_s=now)
+            ),
         )
 
-    def outcome(self, sequence: int, node: str) -> Outcome:
-        """What became of a release on a node."""
-        row = self._db.execute(
-            "SELECT outcome FROM offers WHERE sequence = ? AND node = ?", (sequence, node)
-        ).fetchone()
-        return Outcome(row[0]) if row else Outcome.OPEN
+    def note_pairs(self, sequence: int, node: str, wins: int, losses: int) -> bool:
+        """Remembers a node's paired evidence; its reports are cumulative and may start again.
 
-    def decide(self, sequence: int, node: str, outcome: Outcome, now: float) -> None:
-        """Remembers what became of an offer; a node counts once, and its latest word holds."""
-        self._db.execute(
-            "UPDATE offers SET outcome = ?, decided_unix_s = ? "
-            "WHERE sequence = ? AND node = ? AND outcome != ?",
-            (outcome.value, now, sequence, node, outcome.value),
+        Returns:
+            True if that is news.
+        """
+        return self._amend(
+            sequence,
+            node,
+            lambda old: replace(old, wins=max(old.wins, wins), losses=max(old.losses, losses)),
         )
 
-    def note_pairs(self, sequence: int, node: str, wins: int, losses: int) -> None:
-        """Remembers a node's paired evidence; its reports are cumulative and may start again."""
-        self._db.execute(
-            "UPDATE offers SET wins = max(wins, ?), losses = max(losses, ?) "
-            "WHERE sequence = ? AND node = ?",
-            (wins, losses, sequence, node),
-        )
+    def counts(self, rollout: RolloutState, silent_unix_s: float) -> Counts:
+        """What became of a release; who was last heard before `silent_unix_s` is silent."""
+        pages = self._words.items(f"offer-{rollout.sequence}/")
+        if not pages:
+            return Counts()
+        seen = {word.node: word.seen_unix_s for word in self.nodes(rollout.task)}
+        found = [
+            (
+                msgspec.json.decode(page, type=Offered),
+                seen.get(key.partition("/")[2], 0.0) < silent_unix_s,
+            )
+            for key, page in pages.items()
+        ]
+        return count(found, since_unix_s=rollout.evidence_unix_s)
+
+    # Pins.
 
     def pin(self, node: str, task: str, bundle: str) -> None:
         """Keeps a node at a bundle."""
-        self._db.execute("INSERT OR REPLACE INTO pins VALUES (?, ?, ?)", (node, task, bundle))
+        self._orders.put(f"pin/{task}/{node}", bundle.encode())
 
     def unpin(self, node: str, task: str) -> None:
         """Lets a node go."""
-        self._db.execute("DELETE FROM pins WHERE node = ? AND task = ?", (node, task))
+        self._orders.delete(f"pin/{task}/{node}")
 
     def pinned_nodes(self, task: str) -> set[str]:
         """The nodes of a task that are kept anywhere."""
-        rows = self._db.execute("SELECT node FROM pins WHERE task = ?", (task,))
-        return {str(row[0]) for row in rows}
+        prefix = f"pin/{task}/"
+        return {key.removeprefix(prefix) for key in self._orders.items(prefix)}
 
     def pinned(self, node: str, task: str) -> str | None:
         """The bundle a node is kept at; empty for where it is, None when it is not kept."""
-        row = self._db.execute(
-            "SELECT bundle FROM pins WHERE node = ? AND task = ?", (node, task)
-        ).fetchone()
-        return str(row[0]) if row else None
+        raw = self._orders.get(f"pin/{task}/{node}")
+        return None if raw is None else raw.decode()
+
+    def _amend(self, sequence: int, node: str, amend: Callable[[Offered], Offered]) -> bool:
+        key = f"offer-{sequence}/{node}"
+        while (raw := self._words.get(key)) is not None:
+            old = msgspec.json.decode(raw, type=Offered)
+            new = amend(old)
+            if new == old:
+                return False
+            if self._words.swap(key, raw, msgspec.json.encode(new)):
+                return True
+        return False
 
 
-def _rollout(row: tuple[object, ...]) -> RolloutState:
-    plain = dict(zip([field.name for field in fields(RolloutState)], row, strict=True))
-    return RolloutState(**{**plain, "phase": Phase(str(plain["phase"]))})  # type: ignore[arg-type]
+def count(offers: list[tuple[Offered, bool]], since_unix_s: float) -> Counts:
+    """Counts offers, each with whether its node is silent; older outcomes stop nothing."""
+    committed = [o for o, _ in offers if o.outcome is Outcome.COMMITTED]
+    failed = [o for o, _ in offers if o.outcome is Outcome.FAILED]
+    return Counts(
+        offered=len(offers),
+        committed=len(committed),
+        failed=len(failed),
+        silent=sum(silent and o.outcome is Outcome.OPEN for o, silent in offers),
+        shadow_wins=sum(o.wins for o, _ in offers),
+        shadow_losses=sum(o.losses for o, _ in offers),
+        counted_committed=sum(o.decided_unix_s >= since_unix_s for o in committed),
+        counted_failed=sum(o.decided_unix_s >= since_unix_s for o in failed),
+    )
+
+
+def plain(word: NodeWord) -> dict[str, str | float]:
+    """A node's last word by name of field, for people."""
+    return asdict(word)

@@ -45,7 +45,7 @@ class RolloutButtons:
         )
 
     def _channel(self) -> str:
-        for state, _ in self._rollout.rollouts(time.time()):
-            if state.task == self._task:
-                return state.channel
+        for view in self._rollout.rollouts(time.time()):
+            if view.state.task == self._task:
+                return view.state.channel
         raise BundleError(f"no release of '{self._task}' is on its way")

@@ -51,14 +51,19 @@ class SharedState(Protocol):
 class SqliteState:
     """Shared state in one SQLite file; see `SharedState`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, power_safe: bool = True) -> None:
         """Opens or makes the file.
+
+        Args:
+            path: The file.
+            power_safe: Every change survives a power cut; else only the end of the process, and
+                the last moments before a power cut may be lost, but a change costs no sync.
 
         Raises:
             DataError: If the file is no database.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        _make_private(path)
         self._path = path
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(
@@ -66,7 +71,7 @@ class SqliteState:
         )
         with self._locked() as connection:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if power_safe else 'NORMAL'}")
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value BLOB NOT NULL) "
                 "STRICT, WITHOUT ROWID"
@@ -120,3 +125,13 @@ class SqliteState:
                 raise LinkDownError(f"{self._path} cannot be used: {error}") from error
             except sqlite3.DatabaseError as error:
                 raise DataError(f"{self._path} is damaged or not ours: {error}") from error
+
+
+def _make_private(path: Path) -> None:
+    """Makes the file, for its owner only, unless it is there.
+
+    One that is there is not even opened: closing it would drop the locks that another connection
+    of this process holds, and SQLite would take the file apart under it.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

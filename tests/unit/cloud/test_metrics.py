@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from simulators.cloud_gateway import TASK, record
 from understudy.cloud.log import LogStats
 from understudy.cloud.metrics import Metrics, refusal_word
+from understudy.cloud.rollout_metrics import RolloutSurvey
 from understudy.cloud.tracing import Tracing, current_traceparent
 from understudy.cloud.watch import BundleStanding, SliceStanding
 from understudy.types.errors import (
@@ -42,7 +43,7 @@ STANDING = BundleStanding(
 def samples(metrics: Metrics, log: LogStats | None = None) -> dict[str, float]:
     """Every sample by name and labels, read back by Prometheus's own parser."""
     text = metrics.render(
-        queue=3, teacher_up=True, log=log, standings={"b": STANDING}, rollouts={"b": 0.25}
+        queue=3, teacher_up=True, log=log, standings={"b": STANDING}, rollouts=RolloutSurvey()
     ).decode()
     return {
         sample.name + str(sorted(sample.labels.items())): sample.value
@@ -97,7 +98,6 @@ def test_everything_an_operator_asks_for_is_there() -> None:
         "understudy_certificate_revoked[('bundle', 'b'), ('task', 'support')]": 1,
         "understudy_night_wanted[('bundle', 'b'), ('task', 'support')]": 1,
         "understudy_risk_upper_bound[('bundle', 'b'), ('task', 'support')]": 0.015,
-        "understudy_rollout_share[('bundle', 'b')]": 0.25,
         "understudy_slice_certificate_revoked[('bundle', 'b'), ('slice', 'legal'), "
         "('task', 'support')]": 1,
         "understudy_slice_certificate_revoked[('bundle', 'b'), ('slice', 'billing'), "

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from understudy.cloud.releases import Offer, Release, ReleaseKind
-from understudy.cloud.rollout import (
-    Rollout,
+from understudy.cloud.rollout import Rollout
+from understudy.cloud.rollout_book import Counts, Phase, RolloutBook, RolloutState
+from understudy.cloud.rollout_rules import (
     RolloutPlan,
     Step,
     evidence,
     judge_stage,
     place,
 )
-from understudy.cloud.rollout_book import Counts, Phase, RolloutState
+from understudy.cloud.state import SqliteState
 from understudy.types.errors import BundleError, InvalidValueError
 from understudy.types.release import Directive, NodeStatus, UpdateState
 
@@ -77,17 +78,23 @@ class Fleet:
         return sum(b == bundle for b in self.loaded.values()) / len(self.loaded)
 
     def state(self) -> RolloutState:
-        return self.rollout.rollouts(self.now)[0][0]
+        return self.rollout.rollouts(self.now)[0].state
 
     def counts(self) -> Counts:
-        return self.rollout.rollouts(self.now)[0][1]
+        return self.rollout.rollouts(self.now)[0].counts
+
+
+def book(folder: Path) -> RolloutBook:
+    """The pages on one machine; another call is another process."""
+    words = SqliteState(folder / "rollout.db", power_safe=False)
+    return RolloutBook(SqliteState(folder / "state.db"), words)
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     """A hundred nodes that run the first release."""
     signed = Signed()
-    rollout = Rollout(tmp_path / "rollout.db", signed)
+    rollout = Rollout(book(tmp_path), signed)
     made = Fleet(rollout, signed, {f"node-{n}": "" for n in range(100)})
     for _ in range(6):
         made.round()
@@ -305,12 +312,12 @@ class TestMemory:
             fleet.round()
         before = fleet.rollout.rollouts(fleet.now)
         fleet.rollout.close()
-        fleet.rollout = Rollout(tmp_path / "rollout.db", fleet.signed)
+        fleet.rollout = Rollout(book(tmp_path), fleet.signed)
         again = fleet.rollout.rollouts(fleet.now)
         fleet.rollout.close()
 
         assert before == again
-        assert 2 == before[0][0].sequence
+        assert 2 == before[0].state.sequence
 
     def test_each_nodes_last_word_can_be_listed(self, fleet: Fleet) -> None:
         fleet.tell("node-1", client_version="9.9", failure="no disk")

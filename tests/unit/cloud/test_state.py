@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,3 +126,23 @@ def test_a_file_of_something_else_is_said(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="damaged or not ours"):
         SqliteState(path)
+
+
+def test_a_file_opened_twice_in_a_process_is_still_shared_with_others(tmp_path: Path) -> None:
+    """Closing any handle of a file drops the process's locks on it: SQLite then loses its log."""
+    path = tmp_path / "state.db"
+    first, second = SqliteState(path), SqliteState(path)
+    first.put("k/a", b"before")
+    program = (
+        "import sys; from pathlib import Path; from understudy.cloud.state import SqliteState; "
+        "state = SqliteState(Path(sys.argv[1])); state.put('k/a', sys.argv[2].encode()); "
+        "state.close()"
+    )
+    heard = []
+    for word in ("once", "twice", "again"):
+        subprocess.run([sys.executable, "-c", program, path, word], check=True, timeout=60)
+        heard += [first.get("k/a"), second.get("k/a")]
+
+    assert [b"once", b"once", b"twice", b"twice", b"again", b"again"] == heard
+    first.close()
+    second.close()
