@@ -196,6 +196,7 @@ class Plan:
         rate: Calls a second of all nodes of this process together; 0 for as fast as it goes.
         warm_s: Seconds at the start that are not counted.
         keep: True to remember what was acknowledged.
+        timeout_s: Deadline of each call.
     """
 
     seconds: float
@@ -203,6 +204,7 @@ class Plan:
     rate: float = 0.0
     warm_s: float = 1.0
     keep: bool = False
+    timeout_s: float = 20.0
 
 
 def run_load(address: str, badges: Sequence[Badge], plan: Plan, processes: int = 2) -> Load:
@@ -272,7 +274,7 @@ class Player:
         """One call; latency counts from its appointed time: a late start is the server's fault."""
         request = message(self.rng)
         try:
-            await self.call(request, timeout=20)
+            await self.call(request, timeout=self.plan.timeout_s)
         except grpc.aio.AioRpcError as error:
             word = error.code().name
             self.load.failures[word] = self.load.failures.get(word, 0) + 1

@@ -89,39 +89,86 @@ def many_nodes(folder: Path, nodes: int, seconds: float, processes: int) -> dict
     }
 
 
+QUOTAS = "{requests_per_s: 50, bytes_per_s: 1000000, teacher_calls_per_s: 50, burst_s: 2}"
+FLOODS = {
+    "patient": {"depth": 200},
+    # Gives each call up after 20 ms and sends the next one: late refusals cost it nothing.
+    "impatient": {"depth": 64, "timeout_s": 0.02},
+}
+
+
 def hostile(folder: Path, rounds: int, seconds: float) -> dict[str, object]:
-    quotas = "{requests_per_s: 50, bytes_per_s: 1000000, teacher_calls_per_s: 50, burst_s: 2}"
-    config = write_config(folder, quotas=quotas)
-    prepare_state(config)
-    badges = enroll_nodes(config, 21)
-    honest, villain = badges[:20], badges[20]
-    calm, attacked, floods = [], [], []
-    with gateway_process(config) as (_, address):
+    """What honest nodes notice of a flood, beside the same flood at another gateway.
+
+    Flooding node and honest nodes run on the cores of the gateways, where real ones would not: the
+    flood elsewhere shows what that alone costs.
+    """
+    (here, honest), (there, _) = (_guarded(folder / name) for name in ("here", "there"))
+    villains = {at: enroll_nodes(at, 1)[0] for at in (here, there)}
+    calm: list[Load] = []
+    seen: dict[str, list[Load]] = {}
+    floods: dict[str, list[Load]] = {}
+    with gateway_process(here) as (pid, address), gateway_process(there) as (_, elsewhere):
         plan = Plan(seconds, rate=100.0)
         for _ in range(rounds):
             calm.append(run_load(address, honest, plan, 1))
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                flood = pool.apply_async(_flood, (address, villain, seconds + 4.0))
-                time.sleep(1.5)
-                attacked.append(run_load(address, honest, plan, 1))
-                floods.append(flood.get())
-    return {
-        "calm_p99_ms": _median_p99(calm),
-        "attacked_p99_ms": _median_p99(attacked),
-        "ratio": statistics.median(
-            percentile(b.latencies, 0.99) / percentile(a.latencies, 0.99)
-            for a, b in zip(calm, attacked, strict=True)
-        ),
-        "honest_failures": _failures(attacked),
-        "flood_refused_per_s": statistics.median(
-            f.failures.get("RESOURCE_EXHAUSTED", 0) / f.seconds for f in floods
-        ),
-        "flood_served_per_s": statistics.median(len(f.latencies) / f.seconds for f in floods),
-    }
+            for kind, how in FLOODS.items():
+                for place, target, badge in (
+                    ("elsewhere", elsewhere, villains[there]),
+                    ("here", address, villains[here]),
+                ):
+                    flood = Plan(seconds + 4.0, warm_s=0.0, **how)  # type: ignore[arg-type]
+                    attacked, flooded = _under(flood, target, badge, (address, honest, plan))
+                    seen.setdefault(f"{kind}_{place}", []).append(attacked)
+                    floods.setdefault(f"{kind}_{place}", []).append(flooded)
+        memory = memory_mb(pid)
+    return _noticed(calm, seen, floods) | {"gateway_mb": memory}
 
 
-def _flood(address: str, villain: Badge, seconds: float) -> Load:
-    return play(address, [villain], Plan(seconds, depth=200, warm_s=0.0))
+def _guarded(folder: Path) -> tuple[Path, list[Badge]]:
+    """A gateway's configuration with quotas, and its honest nodes."""
+    folder.mkdir()
+    config = write_config(folder, quotas=QUOTAS)
+    prepare_state(config)
+    return config, enroll_nodes(config, 21)[1:]
+
+
+def _under(
+    flood: Plan, target: str, badge: Badge, honest: tuple[str, list[Badge], Plan]
+) -> tuple[Load, Load]:
+    """What honest nodes see while the flood goes on, and what the flood saw."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        flooding = pool.apply_async(play, (target, [badge], flood))
+        time.sleep(1.5)
+        attacked = run_load(*honest, 1)
+        return attacked, flooding.get()
+
+
+def _noticed(
+    calm: list[Load], seen: dict[str, list[Load]], floods: dict[str, list[Load]]
+) -> dict[str, object]:
+    found: dict[str, object] = {"calm_p99_ms": _median_p99(calm)}
+    for name, loads in seen.items():
+        found[f"{name}_p99_ms"] = _median_p99(loads)
+        found[f"{name}_over_calm"] = _median_ratio(loads, calm)
+        found[f"{name}_honest_failures"] = _failures(loads)
+        calls = [(len(f.latencies) + sum(f.failures.values())) / f.seconds for f in floods[name]]
+        found[f"{name}_flood_calls_per_s"] = statistics.median(calls)
+        found[f"{name}_flood_served_per_s"] = statistics.median(
+            len(f.latencies) / f.seconds for f in floods[name]
+        )
+    for kind in FLOODS:
+        found[f"{kind}_here_over_elsewhere"] = _median_ratio(
+            seen[f"{kind}_here"], seen[f"{kind}_elsewhere"]
+        )
+    return found
+
+
+def _median_ratio(loads: list[Load], base: list[Load]) -> float:
+    return statistics.median(
+        percentile(b.latencies, 0.99) / percentile(a.latencies, 0.99)
+        for a, b in zip(base, loads, strict=True)
+    )
 
 
 def _failures(loads: list[Load]) -> dict[str, int]:

@@ -98,7 +98,7 @@ class GatewayConfig:
     max_message_bytes: int = 1 << 20
     max_text_bytes: int = 32 << 10
     max_batch_records: int = 256
-    max_streams: int = 64
+    max_streams: int = 100
     clock_skew_s: float = 6 * 3600.0
     drain_s: float = 10.0
     reflection: bool = False

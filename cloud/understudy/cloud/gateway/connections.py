@@ -1,56 +1,85 @@
 """Ends a connection that gRPC for Python gives no handle for: by the socket that this process owns.
 
-The kernel tells who is at the other end of each of our sockets. Shutting one down is what a lost
-network does, and gRPC cleans up after it. Linux only; elsewhere nothing is cut, and flooding nodes
-are only slowed.
+The kernel tells who is at the other end of each of our sockets. A flooding connection first goes
+deaf: the kernel drops what arrives, which costs this process nothing, while a client that were cut
+off would be back at once with another handshake. Then it is shut down, as a lost network does, and
+gRPC cleans up. Linux only; elsewhere nothing is ended, and flooding nodes are only slowed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import ipaddress
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+DEAF_S = 10.0
+"""A connection stays deaf so long; a client of ours gives its calls up long before."""
+_MOST_DEAF = 64
 _OPEN_FILES = Path("/proc/self/fd")
 _PEER = re.compile(r"ipv[46]:\[?(?P<host>[0-9a-fA-F.:]+)(?:%[^\]]*)?\]?:(?P<port>[0-9]+)")
+_SO_ATTACH_FILTER = 26
+_DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+"""A socket filter of one instruction: of each packet, keep no byte."""
 
 
 class Cutter:
-    """Cuts each connection once, beside the event loop, however many calls ask for it."""
+    """Ends each connection once, beside the calls, however many of them ask for it."""
 
-    def __init__(self) -> None:
-        self._cutting: set[str] = set()
+    def __init__(self, deaf_s: float = DEAF_S) -> None:
+        """Takes the seconds that a connection stays deaf before it is shut down."""
+        self._deaf_s = deaf_s
+        self._ending: dict[str, asyncio.Task[None]] = {}
 
-    async def cut(self, peer: str) -> bool:
-        """Shuts the connection down; True for the one caller that did it."""
-        if peer in self._cutting:
+    def cut(self, peer: str) -> bool:
+        """Begins to end the connection; False if that has begun already."""
+        if peer in self._ending:
             return False
-        self._cutting.add(peer)
-        try:
-            return await asyncio.to_thread(cut, peer)
-        finally:
-            self._cutting.discard(peer)
+        crowded = len(self._ending) >= _MOST_DEAF
+        task = asyncio.create_task(self._end(peer, 0.0 if crowded else self._deaf_s))
+        self._ending[peer] = task
+        task.add_done_callback(lambda _: self._ending.pop(peer))
+        return True
+
+    async def _end(self, peer: str, deaf_s: float) -> None:
+        connection = await asyncio.to_thread(find, peer)
+        if connection is None:
+            return
+        with connection, contextlib.suppress(OSError):  # the other side may be gone by now
+            try:
+                deafen(connection)
+                await asyncio.sleep(deaf_s)
+            finally:
+                connection.shutdown(socket.SHUT_RDWR)
 
 
-def cut(peer: str) -> bool:
-    """Shuts down our connection to a peer, as gRPC writes it; tells whether there was one.
+def find(peer: str) -> socket.socket | None:
+    """A duplicate of our socket to a peer, as gRPC writes it; None if there is none.
 
     Blocks for some microseconds per open file of this process.
     """
     wanted = parse_peer(peer)
-    if wanted is None:
-        return False
-    for connection in _connections():
+    for connection in _connections() if wanted else ():
         with contextlib.suppress(OSError):  # a listening socket, or one that has just been closed
             if _address(connection) == wanted:
-                connection.shutdown(socket.SHUT_RDWR)
-                return True
-    return False
+                return connection.dup()
+    return None
+
+
+def deafen(connection: socket.socket) -> None:
+    """Has the kernel drop whatever arrives from now on.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    program = struct.pack("@HP", 1, ctypes.addressof(_DROP_ALL))
+    connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def parse_peer(peer: str) -> tuple[str, int] | None:

@@ -140,7 +140,7 @@ class Limits:
         """Keeps a refusal back; who does not wait for its refusals loses its connection."""
         if math.isfinite(hold_s):
             await asyncio.sleep(hold_s)
-        elif await self._cutter.cut(context.peer()):
+        elif self._cutter.cut(context.peer()):
             self._observer.cut()
 
 
