@@ -23,6 +23,7 @@ BUILDERS: dict[str, Builder] = {
     "shared": components.shared,
     "moe": components.mixture_of_experts,
     "mod": components.mixture_of_depths,
+    "early_exit": components.early_exit,
     "lora": components.lora,
     "prompt": components.prompt,
     "static": static,

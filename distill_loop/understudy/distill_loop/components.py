@@ -6,6 +6,7 @@ Numbers that only one of them needs come from `student.options`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -87,6 +88,24 @@ def mixture_of_depths(recipe: StudentRecipe, base: Base, texts: Iterable[str]) -
     encoder = Encoder(replace(model.encoder.spec, capacity=capacity))
     _with_shell(encoder, model.encoder)
     encoder.blocks.load_state_dict(model.encoder.blocks.state_dict())
+    return replace(model, encoder=encoder.eval())
+
+
+def early_exit(recipe: StudentRecipe, base: Base, texts: Iterable[str]) -> StudentModel:
+    """Rows may stop after depth `options.after` (default 1), where the gate is surer than `sure`.
+
+    One graph with a condition: where every row of a batch may stop, the later layers do not run.
+    """
+    model = cut_student(recipe, base, texts)
+    old, after = model.encoder, int(recipe.options.get("after", 1))
+    sure = float(recipe.options.get("sure", 0.9))
+    if not 1 <= after < len(old.spec.uses):
+        raise ConfigError(f"student.options: after must lie in [1, {len(old.spec.uses) - 1}]")
+    if not 0.0 < sure < 1.0:
+        raise ConfigError("student.options: sure must lie in (0, 1)")
+    encoder = Encoder(replace(old.spec, exit=after, exit_cut=math.log(sure / (1.0 - sure))))
+    _with_shell(encoder, old)
+    encoder.blocks.load_state_dict(old.blocks.state_dict())
     return replace(model, encoder=encoder.eval())
 
 

@@ -93,7 +93,8 @@ def quantise_dynamic(graph: bytes, *, reduce_range: bool) -> bytes:
             per_channel=True,
             reduce_range=reduce_range,
             weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            # An early exit keeps the later layers in a branch; they are to become small too.
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "EnableSubgraph": True},
         )
         return target.read_bytes()
 

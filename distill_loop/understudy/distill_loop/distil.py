@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from understudy.distill_loop.encoder import Encoder, Trace
-from understudy.distill_loop.objective import Batch, Output, active_terms, terms
+from understudy.distill_loop.fakequant import start_rounding, stop_rounding
+from understudy.distill_loop.objective import Batch, Early, Output, active_terms, terms
 from understudy.distill_loop.recipe import DistilRecipe, ObjectiveRecipe, Recipe
 from understudy.distill_loop.student import StudentModel, Tokens, tokenise
 from understudy.edge.bundle import Head
@@ -38,6 +39,8 @@ class Lesson:
         weights: Row weights, (N,).
         champion: Logits of the champion, (N, C); None without champion.
         rationales: Vectors of the teacher's rationales, (N, D), zero where none; None without.
+        tasks: Task of each row, (N,); None for one task.
+        spans: First column and the one behind the last of each task, where there are several.
     """
 
     texts: Sequence[str]
@@ -47,6 +50,12 @@ class Lesson:
     weights: Floats
     champion: Floats | None = None
     rationales: Floats | None = None
+    tasks: NDArray[np.int64] | None = None
+    spans: tuple[tuple[int, int], ...] = ()
+
+    def columns(self, row: int) -> slice:
+        """The columns of the task that a row belongs to; a batch is of one task."""
+        return slice(None) if self.tasks is None else slice(*self.spans[self.tasks[row]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +97,8 @@ def distil(
     torch.set_num_threads(recipe.distil.threads)
     torch.manual_seed(recipe.seed)
     trainer = _Trainer(copy.deepcopy(model), lesson, head, recipe, base)
-    order = plan_batches([len(i) for i in trainer.tokens.ids], recipe.distil, recipe.seed)
+    lengths = [len(i) for i in trainer.tokens.ids]
+    order = plan_batches(lengths, recipe.distil, recipe.seed, lesson.tasks)
     for step, rows in enumerate(order):
         trainer.step(step, len(order), rows)
         if progress is not None:
@@ -96,8 +106,13 @@ def distil(
     return trainer.finish(len(order))
 
 
-def plan_batches(lengths: Sequence[int], recipe: DistilRecipe, seed: int) -> list[list[int]]:
-    """Row numbers of every batch of the run: shuffled, rows of like length together.
+def plan_batches(
+    lengths: Sequence[int],
+    recipe: DistilRecipe,
+    seed: int,
+    tasks: NDArray[np.int64] | None = None,
+) -> list[list[int]]:
+    """Row numbers of every batch of the run: shuffled, rows of one task and like length together.
 
     Length decides with some noise, so that the same rows do not always meet.
     """
@@ -108,18 +123,28 @@ def plan_batches(lengths: Sequence[int], recipe: DistilRecipe, seed: int) -> lis
     batches: list[list[int]] = []
     generator = np.random.default_rng(seed)
     while len(batches) < min(wanted, recipe.max_steps):
-        batches.extend(_epoch(np.asarray(lengths), recipe.batch, generator))
+        batches.extend(_epoch(np.asarray(lengths), tasks, recipe.batch, generator))
     return batches[: min(wanted, recipe.max_steps)]
 
 
 def _epoch(
-    lengths: NDArray[np.int64], batch: int, generator: np.random.Generator
+    lengths: NDArray[np.int64],
+    tasks: NDArray[np.int64] | None,
+    batch: int,
+    generator: np.random.Generator,
 ) -> Iterator[list[int]]:
     noisy = lengths + generator.uniform(0, 4, len(lengths))
-    order = np.argsort(noisy, kind="stable")
-    starts = generator.permutation(np.arange(0, len(order), batch))
-    for start in starts:
-        yield [int(row) for row in order[start : start + batch]]
+    group = np.zeros(len(lengths), np.int64) if tasks is None else tasks
+    order = np.lexsort((noisy, group))
+    ends = [*(np.flatnonzero(np.diff(group[order])) + 1).tolist(), len(order)]
+    starts = [0, *ends[:-1]]
+    cuts = [
+        order[place : min(place + batch, end)]
+        for start, end in zip(starts, ends, strict=True)
+        for place in range(start, end, batch)
+    ]
+    for number in generator.permutation(len(cuts)):
+        yield [int(row) for row in cuts[number]]
 
 
 class _Trainer:
@@ -135,6 +160,8 @@ class _Trainer:
     ) -> None:
         self.model, self.lesson = model, lesson
         self.recipe, self.objective = recipe.distil, recipe.objective
+        self.reduced = recipe.compress.cpu == "portable"
+        self.chance = np.random.default_rng((recipe.seed, 1))
         self.tokens: Tokens = tokenise(model.tokenizer, lesson.texts)
         self.head = _linear(head)
         size = model.encoder.spec.vector
@@ -169,6 +196,8 @@ class _Trainer:
         """One batch: forward, terms, gradient, one step of the optimiser."""
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * schedule(step, steps, self.recipe.warm_up)
+        if self._rounds and step == math.floor(steps * (1.0 - self.recipe.quantised)):
+            start_rounding(self.model.encoder, reduced=self.reduced)
         out = self._forward(rows)
         batch = self._batch(rows, out)
         named = terms(out, batch, self.objective)
@@ -183,26 +212,40 @@ class _Trainer:
         self.optimiser.step()
         self._remember(named, steps - step)
 
+    @property
+    def _rounds(self) -> bool:
+        """True if the last steps round as INT8 does; a table ships in halves and does not."""
+        return self.recipe.quantised > 0 and not self.model.encoder.spec.static
+
     def _forward(self, rows: Sequence[int]) -> Output:
         ids, mask = self.tokens.batch(rows)
         spec = self.model.encoder.spec
-        wants = self.watcher is not None or spec.experts > 1 or spec.capacity < 1.0
+        wants = self.watcher is not None or spec.experts > 1 or spec.capacity < 1.0 or spec.exit
         trace = Trace() if wants else None
         vectors = self.model.encoder(ids, mask, trace)
         rationale = self.rationale(vectors) if self.rationale is not None else None
-        return Output(vectors, self.head(vectors), mask, trace, rationale)
+        columns = self.lesson.columns(rows[0])
+        early = None
+        if trace is not None and trace.early is not None:
+            there, gate = trace.early
+            early = Early(there, self.head(there)[:, columns], gate)
+        return Output(vectors, self.head(vectors)[:, columns], mask, trace, rationale, early)
 
     def _batch(self, rows: Sequence[int], out: Output) -> Batch:
         lesson, index = self.lesson, list(rows)
+        columns = lesson.columns(rows[0])
+        mixes = self.objective.mixup > 0
+        partner = torch.from_numpy(self.chance.permutation(len(index))) if mixes else None
+        alpha = self.objective.mixup_alpha
         batch = Batch(
             vectors=torch.from_numpy(lesson.vectors[index]),
-            soft=torch.from_numpy(lesson.soft[index]),
-            labels=torch.from_numpy(lesson.labels[index]),
+            soft=torch.from_numpy(lesson.soft[index, columns]),
+            labels=torch.from_numpy(lesson.labels[index] - (columns.start or 0)),
             weights=torch.from_numpy(lesson.weights[index]),
-            champion=None if lesson.champion is None else torch.from_numpy(lesson.champion[index]),
-            rationales=(
-                None if lesson.rationales is None else torch.from_numpy(lesson.rationales[index])
-            ),
+            champion=_rows(lesson.champion, index, columns),
+            rationales=_rows(lesson.rationales, index, slice(None)),
+            partner=partner,
+            share=float(self.chance.beta(alpha, alpha)) if mixes else 1.0,
         )
         return batch if self.watcher is None else self.watcher.add(batch, rows, out.mask)
 
@@ -233,6 +276,7 @@ class _Trainer:
 
     def finish(self, steps: int) -> Trained:
         """Freezes what was learned."""
+        stop_rounding(self.model.encoder)
         encoder = self.average if self.average is not None else self.model.encoder
         last = max(min(steps, math.ceil(len(self.lesson.texts) / self.recipe.batch)), 1)
         losses = {name: value / last for name, value in self.sums.items()}
@@ -281,6 +325,10 @@ def schedule(step: int, steps: int, warm_up: float) -> float:
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
+
+
+def _rows(values: Floats | None, index: list[int], columns: slice) -> Tensor | None:
+    return None if values is None else torch.from_numpy(values[index, columns])
 
 
 def _linear(head: Head) -> nn.Linear:

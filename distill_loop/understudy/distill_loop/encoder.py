@@ -34,6 +34,8 @@ class EncoderSpec:
         capacity: Share of the tokens a routed depth works on; 1 for all.
         prompt: Learned vectors put before every input.
         static: True for a table of word vectors without layers.
+        exit: Depth after which a row may stop; 0 for none.
+        exit_cut: What the exit's gate must exceed, a log-odds.
     """
 
     vocabulary: int
@@ -50,6 +52,8 @@ class EncoderSpec:
     capacity: float = 1.0
     prompt: int = 0
     static: bool = False
+    exit: int = 0
+    exit_cut: float = 0.0
 
 
 @dataclass(slots=True)
@@ -61,12 +65,14 @@ class Trace:
         queries: Queries of the last layer, (B, H, S, d).
         values: Values of the last layer, (B, H, S, d).
         penalty: Sum of the routers' balance terms.
+        early: Unit vectors (B, vector) and gates (B,) of the early exit.
     """
 
     hidden: list[Tensor] = field(default_factory=list)
     queries: Tensor | None = None
     values: Tensor | None = None
     penalty: Tensor | None = None
+    early: tuple[Tensor, Tensor] | None = None
 
 
 class Attention(nn.Module):
@@ -176,6 +182,25 @@ class Router(nn.Module):
         return hard + soft - soft.detach() if self.training else hard
 
 
+class Exit(nn.Module):
+    """An early exit: a map from the sentence vector there to the last one, and a gate."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(size, size)
+        self.gate = nn.Linear(size, 1)
+        nn.init.eye_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, D), and gates (B,)."""
+        early = self.project(vector)
+        unit = early / early.norm(dim=-1, keepdim=True).clamp(min=1e-9)
+        return unit, self.gate(vector).squeeze(-1)
+
+
 class Encoder(nn.Module):
     """Embeddings, blocks, mean over real tokens, unit length."""
 
@@ -191,6 +216,7 @@ class Encoder(nn.Module):
         self.prompt = nn.Parameter(torch.zeros(spec.prompt, spec.hidden)) if spec.prompt else None
         narrow = spec.hidden != spec.vector
         self.project = nn.Linear(spec.hidden, spec.vector, bias=False) if narrow else None
+        self.exit = Exit(spec.vector) if spec.exit else None
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, trace: Trace | None = None
@@ -209,11 +235,49 @@ class Encoder(nn.Module):
         bias = (1.0 - mask)[:, None, None, :] * -1e4
         if trace is not None:
             trace.hidden.append(x)
-        for depth, block in enumerate(self.spec.uses):
+        if self.exit is None:
+            return self.pool(self._steps(0, x, bias, trace), mask)
+        return self._or_early(self.exit, x, mask, bias, trace)
+
+    def _steps(
+        self, start: int, x: Tensor, bias: Tensor, trace: Trace | None, stop: int | None = None
+    ) -> Tensor:
+        """Token states after the depths from `start` on, up to `stop`."""
+        for depth, block in list(enumerate(self.spec.uses))[start:stop]:
             x = self._step(depth, block, x, bias, trace)
             if trace is not None:
                 trace.hidden.append(x)
-        return self.pool(x, mask)
+        return x
+
+    def _or_early(
+        self, leave: Exit, x: Tensor, mask: Tensor, bias: Tensor, trace: Trace | None
+    ) -> Tensor:
+        """Each row's early vector where its gate is open, else its last one.
+
+        A row's answer does not depend on its neighbours: the later layers are left out only when
+        every row of the batch may stop.
+        """
+        at = self.spec.exit
+        x = self._steps(0, x, bias, trace, at)
+        early, gate = leave(self.pool(x, mask))
+        if trace is not None:
+            trace.early = early, gate
+        if self.training:
+            return self.pool(self._steps(at, x, bias, trace), mask)
+        open_ = (gate > self.spec.exit_cut).unsqueeze(-1)
+
+        def stay(early: Tensor, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG001 - both sides of a condition take the same
+            return early.clone()
+
+        def go_on(early: Tensor, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
+            late = self.pool(self._steps(at, x, bias, None), mask)
+            return torch.where(open_, early, late)
+
+        given = (early, x, mask, bias)
+        if torch.compiler.is_exporting():
+            vectors: Tensor = torch.cond(open_.all(), stay, go_on, given)
+            return vectors
+        return go_on(*given)
 
     def pool(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mean over real tokens of (B, S, hidden), projected, unit length."""

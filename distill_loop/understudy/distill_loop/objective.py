@@ -29,6 +29,8 @@ class Batch:
             wanted.
         rationales: Sentence vectors of the teacher's rationales, (B, D), zero where none; None
             unless wanted.
+        partner: Row that each row is mixed with, (B,); None unless wanted.
+        share: What a row keeps of itself in its mix, in [0, 1].
     """
 
     vectors: Tensor
@@ -39,6 +41,23 @@ class Batch:
     hidden: tuple[Tensor, ...] | None = None
     relations: tuple[Tensor, Tensor] | None = None
     rationales: Tensor | None = None
+    partner: Tensor | None = None
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """What an early exit says.
+
+    Attributes:
+        vectors: Unit sentence vectors there, (B, D).
+        logits: Of the head on them, (B, C).
+        gate: Above zero where the row may stop there, (B,).
+    """
+
+    vectors: Tensor
+    logits: Tensor
+    gate: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +70,7 @@ class Output:
         mask: 1 for a real token, (B, S).
         trace: The encoder's inner states; None unless wanted.
         rationale: Projection of the vectors meant to meet the rationale; None unless wanted.
+        early: What the early exit says; None where there is none.
     """
 
     vectors: Tensor
@@ -58,6 +78,7 @@ class Output:
     mask: Tensor
     trace: Trace | None = None
     rationale: Tensor | None = None
+    early: Early | None = None
 
 
 Term = Callable[[Output, Batch, ObjectiveRecipe], Tensor]
@@ -69,16 +90,39 @@ def embedding_loss(out: Output, batch: Batch, _: ObjectiveRecipe) -> Tensor:
 
 
 def soft_label_loss(out: Output, batch: Batch, recipe: ObjectiveRecipe) -> Tensor:
-    """T^2 KL(teacher || student) over rows that have a distribution.
-
-    The square keeps gradients alike across temperatures.
-    """
+    """T^2 KL(teacher || student) over rows that have a distribution."""
     soft = capped(batch.soft, recipe.cap)
     known = (soft.sum(-1) > 0).float()
-    teacher = torch.softmax(torch.log(soft.clamp(min=1e-6)) / recipe.temperature, -1)
-    student = torch.log_softmax(out.logits / recipe.temperature, -1)
-    rows = (teacher * (teacher.clamp(min=1e-12).log() - student)).sum(-1)
-    return recipe.temperature**2 * _mean(rows, batch.weights * known)
+    rows = _softened(soft, out.logits, recipe.temperature)
+    return _mean(rows, batch.weights * known)
+
+
+def mixup_loss(out: Output, batch: Batch, recipe: ObjectiveRecipe) -> Tensor:
+    """As the soft labels, for mixes of two rows' sentence vectors and of their distributions.
+
+    The head is linear: its numbers for a mix of vectors are the mix of its numbers.
+    """
+    if batch.partner is None:
+        raise ValueError("the mixup term needs a partner for every row")
+    soft = capped(batch.soft, recipe.cap)
+    known = (soft.sum(-1) > 0).float()
+    both = known * known[batch.partner]
+    mixed = batch.share * soft + (1.0 - batch.share) * soft[batch.partner]
+    logits = batch.share * out.logits + (1.0 - batch.share) * out.logits[batch.partner]
+    return _mean(_softened(mixed, logits, recipe.temperature), batch.weights * both)
+
+
+def exit_loss(out: Output, batch: Batch, _: ObjectiveRecipe) -> Tensor:
+    """1 minus the cosine of the early vector to the base's, and the gate's doubt.
+
+    The gate learns where the head says the same of the early vector as of the last one.
+    """
+    if out.early is None:
+        raise ValueError("the exit term needs a student with an early exit")
+    same = (out.early.logits.argmax(-1) == out.logits.argmax(-1)).float()
+    gate = F.binary_cross_entropy_with_logits(out.early.gate, same, reduction="none")
+    near = 1.0 - (out.early.vectors * batch.vectors).sum(-1)
+    return _mean(near + gate, batch.weights)
 
 
 def label_loss(out: Output, batch: Batch, recipe: ObjectiveRecipe) -> Tensor:
@@ -160,6 +204,8 @@ TERMS: dict[str, Term] = {
     "anchor": anchor_loss,
     "unsure": unsure_loss,
     "rationale": rationale_loss,
+    "mixup": mixup_loss,
+    "exit": exit_loss,
 }
 
 
@@ -169,10 +215,11 @@ def active_terms(recipe: ObjectiveRecipe) -> dict[str, float]:
 
 
 def terms(out: Output, batch: Batch, recipe: ObjectiveRecipe) -> dict[str, Tensor]:
-    """Every active term, weighted."""
+    """Every active term, weighted; that of the early exit only where there is one."""
     return {
         name: weight * TERMS[name](out, batch, recipe)
         for name, weight in active_terms(recipe).items()
+        if name != "exit" or out.early is not None
     }
 
 
@@ -182,6 +229,13 @@ def capped(soft: Tensor, cap: float) -> Tensor:
     top = soft.max(-1, keepdim=True).values
     over = (top - cap).clamp(min=0.0)
     return torch.where(soft == top, soft - over, soft + over / max(classes - 1, 1))
+
+
+def _softened(soft: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(soft || logits) a row, both softened; the square keeps gradients alike."""
+    teacher = torch.softmax(torch.log(soft.clamp(min=1e-6)) / temperature, -1)
+    student = torch.log_softmax(logits / temperature, -1)
+    return temperature**2 * (teacher * (teacher.clamp(min=1e-12).log() - student)).sum(-1)
 
 
 def _mean(rows: Tensor, weights: Tensor) -> Tensor:
