@@ -17,7 +17,7 @@ import typer
 
 from understudy.cli.days import DayReport, Totals
 from understudy.cli.output import show_table
-from understudy.edge.files import write_atomic
+from understudy.files import write_atomic
 from understudy.types.contract import Contract
 
 if TYPE_CHECKING:

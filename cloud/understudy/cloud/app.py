@@ -46,7 +46,6 @@ from understudy.cloud.operator import operator_routes, serve_operator
 from understudy.cloud.operator_state import OperatorState
 from understudy.cloud.parts import Parts, open_certificate, open_enrolment, open_log, open_parts
 from understudy.cloud.quotas import Quotas
-from understudy.cloud.releases.disk import write_atomic
 from understudy.cloud.rollout import Rollout
 from understudy.cloud.rollout_control import RolloutButtons
 from understudy.cloud.rollout_metrics import RolloutSurvey
@@ -54,17 +53,18 @@ from understudy.cloud.running import STATE_FILE, RunningCloud, repeating
 from understudy.cloud.supervision import TeacherSupervisor
 from understudy.cloud.teacher import TeacherEngine
 from understudy.cloud.tracing import Tracing, current_traceparent, otlp_exporter
-from understudy.cloud.watch import ContractWatch, SharedAdvice
 from understudy.cloud.usage import UsageExchange
+from understudy.cloud.watch import ContractWatch, SharedAdvice
+from understudy.files import write_atomic
 from understudy.types.errors import LinkError
 
 __all__ = ["Gateway", "open_enrolment", "open_gateway", "open_log"]
 
 _REFRESH_S = 2.0
 """How often a process looks at what others have changed: the deny-list, the live watch."""
-
 _USAGE_S = 0.5
 """How often processes tell each other what nodes used."""
+
 
 class Gateway:
     """One gateway process: `async with` starts and stops it.
@@ -84,8 +84,8 @@ class Gateway:
         self._board = HealthBoard()
         self._doorkeeper = Doorkeeper(trust_domain=config.gateway.trust_domain)
         self._quotas = Quotas(**asdict(config.quotas), clock=time.monotonic)
-        self._advice = SharedAdvice(parts.state)
         self._usage = UsageExchange(parts.board)
+        self._advice = SharedAdvice(parts.state)
         self._gatherer = Gatherer(parts.teacher, self.metrics, **asdict(config.gather))
         self._writer = LogWriter(parts.log)
         self._supervisor = TeacherSupervisor(
@@ -107,8 +107,8 @@ class Gateway:
         stack.callback(self.parts.state.close)
         stack.callback(self.parts.log.close)
         stack.callback(self.parts.fleet.close)
-        stack.push_async_callback(self._writer.close)
         stack.callback(self.parts.board.close)
+        stack.push_async_callback(self._writer.close)
         stack.push_async_callback(self._gatherer.close)
         if self.parts.cache is not None:
             stack.push_async_callback(self.parts.cache.close)
@@ -116,9 +116,9 @@ class Gateway:
         tracing = self._open_tracing(stack)
         self.running = await self._listen(stack, tracing)
         await stack.enter_async_context(repeating(self._refresh, _REFRESH_S))
-        await self._start_operator(stack)
         if self._quotas.shared:
             await stack.enter_async_context(repeating(self._share_usage, _USAGE_S))
+        await self._start_operator(stack)
         wait = self.config.gateway.wait_for_teacher
         await stack.enter_async_context(self._supervisor.running(wait=wait))
         await stack.enter_async_context(self._duties())
@@ -283,7 +283,7 @@ class Gateway:
         if self.running is None:
             return
         path = self.config.path(STATE_FILE)
-        write_atomic(path, json.dumps(asdict(self.running), indent=1).encode())
+        write_atomic(path, json.dumps(asdict(self.running), indent=1).encode(), mode=0o644)
         stack.callback(path.unlink, missing_ok=True)
 
 

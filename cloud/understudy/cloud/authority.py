@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from understudy.cloud.releases.disk import locked, write_atomic
+from understudy.cloud.releases.disk import locked
+from understudy.files import write_atomic
 from understudy.types.errors import ConfigError, InvalidValueError
 
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -125,8 +126,8 @@ def open_authority(directory: Path, *, trust_domain: str = "understudy") -> Cert
         if not key.exists():
             made = _make_authority(trust_domain)
             # The certificate comes last: with it in place the pair is whole.
-            write_atomic(key, made.key, mode=0o600)
-            write_atomic(certificate, made.certificate)
+            write_atomic(key, made.key)
+            write_atomic(certificate, made.certificate, mode=0o644)
     try:
         return CertificateAuthority(
             certificate.read_bytes(), key.read_bytes(), trust_domain=trust_domain

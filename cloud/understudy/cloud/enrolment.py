@@ -17,29 +17,9 @@ import msgspec
 from understudy.cloud.authority import CertificateAuthority, Identity, check_node, read_identity
 from understudy.cloud.state import SharedState
 from understudy.types.errors import AccessError, DataError
+from understudy.types.invitation import Invitation
 
 _TOKEN, _NODE, _DENIED = "token/", "node/", "denied/"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invitation:
-    """What an operator hands to a node, as a file.
-
-    Attributes:
-        node: Id the node will have.
-        token: Good once.
-        enroll_address: Where to enrol, `host:port`.
-        address: Where to connect afterwards.
-        ca_certificate: Whom to trust, PEM.
-        expires_unix_s: Until when the token is good.
-    """
-
-    node: str
-    token: str
-    enroll_address: str
-    address: str
-    ca_certificate: str
-    expires_unix_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.distill_loop.rows import Example, Origin
-from understudy.distill_loop.workspace import Workspace, write_whole
+from understudy.distill_loop.workspace import Workspace
+from understudy.files import write_atomic
 from understudy.types.errors import ConfigError
 
 Floats = NDArray[np.float32]
@@ -108,7 +109,7 @@ def propose(
 def keep_proposals(workspace: Workspace, proposals: Sequence[Proposal]) -> None:
     """Writes them down for a person to look at."""
     data = json.dumps([asdict(p) for p in proposals], indent=1, ensure_ascii=False).encode()
-    write_whole(workspace.path("proposals.json"), data)
+    write_atomic(workspace.path("proposals.json"), data)
 
 
 def kept_proposals(workspace: Workspace) -> tuple[Proposal, ...]:
@@ -138,7 +139,7 @@ def approve(workspace: Workspace, proposal_id: str, label: str) -> int:
     )
     rows = (*approved_rows(workspace), *fresh)
     lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-    write_whole(_approved(workspace), lines)
+    write_atomic(_approved(workspace), lines)
     keep_proposals(workspace, tuple(waiting.values()))
     return len(fresh)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from understudy.distill_loop.recipe import DataRecipe
 from understudy.distill_loop.rows import Example, Origin
-from understudy.distill_loop.workspace import write_whole
+from understudy.files import write_atomic
 
 _LOGGED = {Origin.ESCALATION, Origin.AUDIT, Origin.REPLAY}
 
@@ -45,7 +45,7 @@ def read_buffer(path: Path) -> tuple[Example, ...]:
 
 def write_buffer(path: Path, rows: Sequence[Example]) -> None:
     """Replaces the buffer."""
-    write_whole(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    write_atomic(path, b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
 
 
 def _place(row_id: str, seed: int) -> bytes:

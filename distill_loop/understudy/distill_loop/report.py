@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from understudy.distill_loop.gate import Outcome
 from understudy.distill_loop.run import NightResult, recorded_night
-from understudy.distill_loop.workspace import Workspace, write_whole
+from understudy.distill_loop.workspace import Workspace
+from understudy.files import write_atomic
 from understudy.types.errors import ConfigError
 
 Numbers = NDArray[np.float64]
@@ -49,9 +50,9 @@ def write_report(workspace: Workspace, name: str, target: Path) -> Path:
         ended = ", ".join(workspace.nights()) or "none"
         raise ConfigError(f"no night '{name}' has ended in {workspace.folder}; ended are: {ended}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, render(result).encode())
+    write_atomic(target, render(result).encode(), mode=0o644)
     recorded = (workspace.folder / "nights" / f"{name}.json").read_bytes()
-    write_whole(target.with_suffix(".json"), recorded)
+    write_atomic(target.with_suffix(".json"), recorded, mode=0o644)
     return target
 
 

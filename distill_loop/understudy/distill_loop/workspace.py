@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from understudy.files import sync, write_atomic
 from understudy.types.errors import ConfigError
 
 Fill = Callable[[Path], None]
@@ -77,7 +78,7 @@ class Workspace:
     def record_night(self, name: str, result: Mapping[str, Any]) -> None:
         """Records a night's end, durably and whole."""
         self._nights().mkdir(parents=True, exist_ok=True)
-        write_whole(self._nights() / f"{name}.json", to_json(result))
+        write_atomic(self._nights() / f"{name}.json", to_json(result), mode=0o644)
 
     def begin(self, name: str, now_unix_s: float) -> float:
         """When the night of that name first began; a night that is resumed keeps its hour.
@@ -91,7 +92,7 @@ class Workspace:
         try:
             return float(path.read_text("ascii"))
         except (FileNotFoundError, ValueError):
-            write_whole(path, repr(now_unix_s).encode())
+            write_atomic(path, repr(now_unix_s).encode())
             return now_unix_s
 
     def unfinished(self, since_unix_s: float) -> str:
@@ -109,7 +110,7 @@ class Workspace:
 
     def mark_offered(self, name: str) -> None:
         """Notes that it has been; only then a repeated night leaves the fleet alone."""
-        write_whole(self._nights() / f".{name}.offered", b"")
+        write_atomic(self._nights() / f".{name}.offered", b"")
 
     def clock(self) -> dict[str, float]:
         """When a night and when a refresh last ended, seconds since 1970, by `night`, `refresh`."""
@@ -122,7 +123,7 @@ class Workspace:
     def mark(self, what: str, now_unix_s: float) -> None:
         """Notes that a `night` or a `refresh` has ended; a night counts as a refresh too."""
         names = ("night", "refresh") if what == "night" else (what,)
-        write_whole(
+        write_atomic(
             self.path("clock.json"), to_json(self.clock() | dict.fromkeys(names, now_unix_s))
         )
 
@@ -152,32 +153,13 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(_finite(value), indent=1, sort_keys=True, ensure_ascii=False).encode()
 
 
-def write_whole(target: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, and stays after a power cut."""
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(target)
-    _sync(target.parent)
-
-
 def place(unfinished: Path, target: Path) -> None:
     """Makes a filled folder durable, then gives it its name."""
     for path in sorted(unfinished.rglob("*")):
-        _sync(path)
-    _sync(unfinished)
+        sync(path)
+    sync(unfinished)
     unfinished.rename(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target.parent)
 
 
 def _finite(value: object) -> object:

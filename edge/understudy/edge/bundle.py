@@ -15,7 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from understudy.edge.cpu import best_of
-from understudy.edge.files import read_bounded, write_atomic
 from understudy.edge.graph import GraphSummary, inspect_graph
 from understudy.edge.parts import (
     GoldenVector,
@@ -30,6 +29,7 @@ from understudy.edge.parts import (
     encode_golden,
     encode_head,
 )
+from understudy.files import read_bounded, write_atomic
 from understudy.types.bundle import (
     CALIBRATION,
     CERTIFICATE,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from understudy.edge.config import TlsFiles
-from understudy.edge.files import write_atomic
 from understudy.edge.identity import make_request
 from understudy.edge.ports import Renewal
 from understudy.edge.tls import LinkCredentials
+from understudy.files import write_atomic
 from understudy.types.errors import ConfigError
 
 RENEW_AT = 2 / 3

@@ -6,37 +6,16 @@ fresh one. Files are written whole, key before certificate, readable by their ow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from understudy.edge.files import write_atomic
+from understudy.files import write_atomic
 from understudy.types.errors import ConfigError
+from understudy.types.invitation import Invitation
 
 CA, CERTIFICATE, KEY, ROOT = "ca.pem", "node.pem", "node-key.pem", "root.json"
 _ENROLL_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invitation:
-    """What an operator hands to a node, as a JSON file.
-
-    Attributes:
-        node: Id the node will have.
-        token: Good once.
-        enroll_address: Where to enrol, `host:port`.
-        address: Where to connect afterwards, `host:port`.
-        ca_certificate: Whom to trust, PEM.
-        expires_unix_s: Until when the token is good.
-    """
-
-    node: str
-    token: str
-    enroll_address: str
-    address: str
-    ca_certificate: str
-    expires_unix_s: float
 
 
 def read_invitation(path: Path) -> Invitation:

@@ -15,7 +15,6 @@ from understudy.edge.config import ContractConfig, EdgeConfig, load_config
 from understudy.edge.credentials import read_credentials
 from understudy.edge.engine import Engine
 from understudy.edge.events import Events
-from understudy.edge.files import write_atomic
 from understudy.edge.loaded import load
 from understudy.edge.node import Node, NodeView, make_check_ins
 from understudy.edge.orders import Orders
@@ -29,6 +28,7 @@ from understudy.edge.tls import is_loopback
 from understudy.edge.updater_probation import ProbationCounters
 from understudy.edge.updater_state import StateFolder, boot
 from understudy.edge.uploader import Uploader
+from understudy.files import write_atomic
 from understudy.router.budget import Spending
 from understudy.types.errors import BundleError, ConfigError
 from understudy.types.records import EscalationRecord

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from understudy.edge.files import read_bounded, write_atomic
 from understudy.edge.telemetry import LOG, Fault
+from understudy.files import read_bounded, write_atomic
 from understudy.types.release import Directive, SliceOrder
 
 _FILE, _ASIDE = "orders.json", "orders.json.damaged"

@@ -22,7 +22,7 @@ from tuf.api.metadata import Metadata, Root, TargetFile
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from understudy.edge.files import write_atomic
+from understudy.files import write_atomic
 from understudy.types.errors import (
     BundleError,
     DigestError,

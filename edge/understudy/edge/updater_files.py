@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from understudy.edge.delta import apply_delta
-from understudy.edge.files import sync_directory, write_atomic
 from understudy.edge.trust import ArtifactSource, TrustedFile
+from understudy.files import sync, write_atomic
 from understudy.types.errors import BundleError, DigestError, LinkError
 
 _HASH_CHUNK = 1 << 20
@@ -185,7 +185,7 @@ class BlobFolder:
         finally:
             os.close(handle)
         part.replace(self.path(file.sha256))
-        sync_directory(self.directory)
+        sync(self.directory)
 
 
 def _hash_part(part: Path, length: int) -> tuple[hashlib._Hash, int]:

@@ -20,8 +20,8 @@ from pathlib import Path
 import msgspec
 
 from understudy.edge.bundle import Bundle, read_bundle
-from understudy.edge.files import sync_directory, write_atomic
 from understudy.edge.updater_probation import ProbationCounters
+from understudy.files import sync, write_atomic
 from understudy.types.bundle import MANIFEST
 from understudy.types.errors import BundleError
 from understudy.types.release import UpdateState
@@ -158,10 +158,10 @@ class StateFolder:
         making.mkdir(mode=0o700)
         for file, source in sources.items():
             _link(source, making / file)
-        sync_directory(making)
+        sync(making)
         shutil.rmtree(slot, ignore_errors=True)
         making.replace(slot)
-        sync_directory(slot.parent)
+        sync(slot.parent)
 
     def adopt(self, bundle_dir: Path) -> Current:
         """Installs the bundle a product was delivered with, unless something is installed.

@@ -32,7 +32,7 @@ def invite(
 
     from understudy.cloud.config import load_config
     from understudy.cloud.process import read_state_file
-    from understudy.edge.files import write_atomic
+    from understudy.files import write_atomic
 
     cloud = load_config(config)
     running = read_state_file(cloud)

@@ -1,39 +1,18 @@
-"""Files of the release repository: whole or not at all, one writer at a time."""
+"""Files of the release repository: by digest, one writer at a time."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from understudy.files import write_atomic
 from understudy.types.errors import BundleError
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Puts `data` at `path`; a crash at any point leaves the old file or the new one.
-
-    Raises:
-        OSError: If the disk refuses; the old file stays.
-    """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
 
 
 @contextmanager
@@ -86,11 +65,3 @@ class Blobs:
     def remove(self, sha256: str) -> None:
         """Forgets the bytes of a digest."""
         self.path(sha256).unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 from securesystemslib.exceptions import UnsupportedLibraryError
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
-from understudy.cloud.releases.disk import write_atomic
 from understudy.cloud.releases.signers import COMMAND, CommandSigner
+from understudy.files import write_atomic
 from understudy.types.errors import ConfigError
 
 _SEALED = "sealed-file:"
@@ -72,7 +72,7 @@ class FolderKeyRing:
         private = Ed25519PrivateKey.generate()
         key = SSlibKey.from_crypto(private.public_key())
         name = f"{role}-{key.keyid[:12]}.pem"
-        write_atomic(self.folder / name, _seal(private, self._passphrase), mode=0o600)
+        write_atomic(self.folder / name, _seal(private, self._passphrase))
         self.add(role, f"{_SEALED}{name}", key)
         return key
 
@@ -102,7 +102,7 @@ class FolderKeyRing:
         for entry in [e for entries in index.values() for e in entries if self._is_here(e)]:
             name = entry["uri"].removeprefix(_SEALED)
             copy = f"{name.partition('.')[0]}.{os.urandom(4).hex()}.pem"
-            write_atomic(self.folder / copy, _seal(self._private(name), secret), mode=0o600)
+            write_atomic(self.folder / copy, _seal(self._private(name), secret))
             old.append(dict(entry))
             entry["uri"] = f"{_SEALED}{copy}"
         self._write(index)
@@ -161,7 +161,7 @@ class FolderKeyRing:
 
     def _write(self, index: dict[str, list[dict[str, Any]]]) -> None:
         data = json.dumps(index, indent=1, sort_keys=True).encode()
-        write_atomic(self.folder / _INDEX, data, mode=0o600)
+        write_atomic(self.folder / _INDEX, data)
 
     def _public(self, entry: dict[str, Any]) -> Key:
         return Key.from_dict(entry["keyid"], dict(entry["key"]))

@@ -18,7 +18,7 @@ from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError
 from tuf.api.serialization.json import JSONSerializer
 
-from understudy.cloud.releases.disk import write_atomic
+from understudy.files import write_atomic
 from understudy.types.errors import BundleError, ConfigError, SignatureError
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
@@ -78,7 +78,7 @@ class RoleFiles:
         name = f"{role}.json"
         if role != Timestamp.type:
             name = f"{metadata.signed.version}.{name}"
-        write_atomic(self.directory / name, metadata.to_bytes(_COMPACT))
+        write_atomic(self.directory / name, metadata.to_bytes(_COMPACT), mode=0o644)
 
     def root(self) -> Metadata[Root]:
         """The newest root that a chain of signatures joins to the first one.

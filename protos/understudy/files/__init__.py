@@ -1,4 +1,8 @@
-"""Files on disk, whole or not at all: temporary neighbour, fsync, rename, fsync of the folder."""
+"""Files on disk, whole or not at all: temporary neighbour, fsync, rename, fsync of the folder.
+
+Floor 1, beside the types, which may not touch files. What every room needs of a disk and the
+standard library does not give; nothing about what is in the files.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,18 @@ import os
 import tempfile
 from pathlib import Path
 
+__all__ = ["read_bounded", "sync", "write_atomic"]
+
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Puts `data` at `path`; a crash at any point leaves the old file or the new one.
+
+    Any number of writers may do so at once; the last one wins.
+
+    Args:
+        path: Where to; its folder must exist.
+        data: The whole content.
+        mode: Permissions; for its owner only unless said otherwise.
 
     Raises:
         OSError: If the disk is full or refuses; the old file stays and no temporary is left.
@@ -24,12 +37,16 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
-def sync_directory(directory: Path) -> None:
-    """Makes renames and deletions in a folder durable."""
-    handle = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes durable what was written to a file, or renamed and removed in a folder.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
