@@ -55,8 +55,8 @@ class Metrics:
             "call_seconds", "Seconds of a gRPC call", ["method"], buckets=_SECONDS, **make
         )
         self._refusals = Counter("refusals", "Calls or records refused", ["reason"], **make)
-        self._records = Counter("records", "Records taken", ["task", "kind", "way"], **make)
         self._cuts = Counter("connections_cut", "Connections of flooding nodes ended", **make)
+        self._records = Counter("records", "Records taken", ["task", "kind", "way"], **make)
         self._cache = Counter("cache_lookups", "Exact-cache lookups", ["outcome"], **make)
         self._traffic = Counter(
             "requests", "Requests at the edge, as nodes report them", ["task", "outcome"], **make
@@ -93,12 +93,12 @@ class Metrics:
         """A call or a record was refused."""
         self._refusals.labels(refusal_word(error)).inc()
 
-    def took(self, records: Iterable[EscalationRecord], way: str) -> None:
-        """Records are durable; `way` is `predict` or `feedback`."""
     def cut(self) -> None:
         """The connection of a flooding node was ended."""
         self._cuts.inc()
 
+    def took(self, records: Iterable[EscalationRecord], way: str) -> None:
+        """Records are durable; `way` is `predict` or `feedback`."""
         for record in records:
             self._record_child(record.task, record.kind, way).inc()
 
