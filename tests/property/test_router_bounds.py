@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -15,7 +15,7 @@ from understudy.router.budget import Governor, early_budget
 from understudy.router.caps import Cap, Spent, spend
 from understudy.router.certificate import ALWAYS_ESCALATES, certify
 from understudy.router.evidence import Evidence
-from understudy.router.live import LiveRisk, most_errors
+from understudy.router.live import LiveRisk
 from understudy.router.policy import Policy, Score
 from understudy.types.contract import Contract, Precedence, RiskKind
 from understudy.types.decision import NEVER_KEEP, Action
@@ -102,47 +102,6 @@ def test_contracts_are_broken_as_rarely_as_promised(kind: RiskKind) -> None:
             risk = joint if kind is RiskKind.JOINT else slope * (1.0 - t) / 2
             broken += found.certified and risk > 0.05
         assert broken <= stats.binom.ppf(0.999, 200, 0.05)
-
-
-@given(st.lists(st.booleans(), max_size=300), st.sampled_from([0.02, 0.05, 0.2]))
-@settings(max_examples=60)
-def test_errors_are_bounded_in_every_stretch_that_ends_in_proof(
-    errors: list[bool], rate: float
-) -> None:
-    """Deterministic: on any data, at any round, whatever came before."""
-    live = LiveRisk.start(Contract(max_quality_loss=rate), (0.5,))
-    heard = [False] * 100 + errors
-    for wrong in heard[:100]:
-        live = live.observe(Evidence(0.9, wrong))
-    for number in range(101, len(heard) + 1):
-        live = live.observe(Evidence(0.9, heard[number - 1]))
-        if live.threshold == NEVER_KEEP:
-            continue
-        backwards = np.cumsum(heard[:number][::-1])
-        assert all(backwards[n - 1] <= most_errors(n, rate) for n in range(1, number + 1))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_bound_holds_at_every_round_through_a_change_of_regime(seed: int) -> None:
-    """Calm, broken, calm again: proof goes soon after the break; a new account proves it again."""
-    rng = np.random.default_rng(seed)
-    regimes = [(1500, 0.01), (400, 0.3), (2500, 0.01)]
-    errors = np.concatenate([rng.random(rows) < risk for rows, risk in regimes])
-    live, proved = LiveRisk.start(FIVE, (0.5,)), []
-    for number, wrong in enumerate(errors, start=1):
-        live = live.observe(Evidence(0.9, bool(wrong)))
-        proved.append(live.threshold != NEVER_KEEP)
-        if proved[-1]:
-            for stretch in (10, 50, 200, 1000):
-                heard = errors[max(0, number - stretch) : number]
-                assert heard.sum() <= most_errors(len(heard), 0.05)
-
-    assert proved[1499]
-    assert not any(proved[1500 + 150 : 1900])
-    anew = LiveRisk.start(FIVE, (0.5,), attempt=2)
-    for wrong in errors[1900:]:
-        anew = anew.observe(Evidence(0.9, bool(wrong)))
-    assert anew.threshold == 0.5
 
 
 def test_a_broken_contract_is_hardly_ever_proved_at_any_round() -> None:

@@ -349,12 +349,12 @@ def _audits(
 ) -> Audits:
     sure, same = _checked(confidence, agree)
     names = ("",) * len(sure) if slices is None else tuple(slices)
-    trusted = np.ones(len(sure), bool) if reliable is None else np.asarray(reliable, dtype=bool)
-    fresh = fresh_rows(trained, len(sure))
-    new = None if new_label is None else np.asarray(new_label, dtype=bool)
-    columns = (trusted, fresh) if new is None else (trusted, fresh, new)
-    if len(names) != len(sure) or any(column.shape != sure.shape for column in columns):
+    given = [np.shape(column) for column in (reliable, trained, new_label) if column is not None]
+    if len(names) != len(sure) or any(shape != sure.shape for shape in given):
         raise InvalidValueError("slices, reliable, trained and new_label need one entry a row")
+    trusted = np.ones(len(sure), bool) if reliable is None else np.asarray(reliable, dtype=bool)
+    new = None if new_label is None else np.asarray(new_label, dtype=bool)
+    fresh = fresh_rows(trained, len(sure))
     used = trusted & fresh
     return Audits(
         sure[used],

@@ -156,7 +156,8 @@ def most_errors(rows: int, rate: float) -> int:
 def _most_errors(rows: int, rate: float, bet: float) -> int:
     won = math.log1p(bet * rate / (1.0 - rate))
     lost = -math.log1p(-bet)
-    return min(rows, math.floor((math.log(CAP) + rows * won) / (lost + won) + 1e-9))
+    most = (math.log(CAP) + rows * won) / (lost + won) + 1e-9
+    return rows if most >= rows else math.floor(most)
 
 
 def default_grid(threshold: float, points: int = 21) -> tuple[float, ...]:

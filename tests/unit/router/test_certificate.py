@@ -164,14 +164,6 @@ def test_rows_of_an_untrustworthy_teacher_are_set_aside_and_counted() -> None:
     assert found.threshold == certify(confidence[reliable], agree[reliable], FIVE).threshold
 
 
-def test_rows_that_were_learned_from_do_not_certify() -> None:
-    confidence, agree = traffic(400)
-    trained = np.arange(400) % 2 == 0
-    found = certify(confidence, agree, FIVE, trained=trained)
-
-    assert found == certify(confidence[~trained], agree[~trained], FIVE)
-
-
 def test_equal_confidences_are_kept_or_escalated_together() -> None:
     # A threshold cannot part them on the edge, so it must not part them here.
     found = certify([0.9] * 100 + [0.5] * 100, [1] * 100 + [1] * 80 + [0] * 20, FIVE)
@@ -184,13 +176,6 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     shuffled = np.random.default_rng(1).permutation(500)
 
     assert certify(confidence, agree, FIVE) == certify(confidence[shuffled], agree[shuffled], FIVE)
-
-
-def test_using_the_same_rows_again_costs_confidence() -> None:
-    confidence, agree = traffic(1000)
-    once, often = certify(confidence, agree, FIVE), certify(confidence, agree, FIVE, looks=30)
-
-    assert once.threshold < often.threshold
 
 
 def test_selective_risk_is_that_of_kept_answers() -> None:
@@ -271,16 +256,6 @@ def test_a_selective_slice_with_too_few_rows_inherits_nothing() -> None:
     assert [("big", 0.9, False), ("rare", NEVER_KEEP, True)] == [
         (s.name, s.threshold, s.inherited) for s in found.slices
     ]
-
-
-def test_every_slice_pays_for_the_others() -> None:
-    # Ten slices at 95 % each would break one of ten promises in four of ten nights.
-    confidence, agree, names = sliced({str(n): (80, 0.0) for n in range(10)})
-
-    found = certify(confidence, agree, FIVE, slices=names)
-    assert all(s.inherited for s in found.slices)
-    alone = certify(confidence[:80], agree[:80], FIVE, slices=names[:80])
-    assert not alone.slices[0].inherited
 
 
 def test_a_slice_with_a_handful_of_rows_costs_the_others_nothing() -> None:

@@ -290,16 +290,6 @@ def test_only_slices_with_a_promise_of_their_own_are_watched_and_not_without_end
     assert [f"s{n:03}" for n in range(MOST_SLICES + 7, 7, -1)] == list(monitor.slices)
 
 
-def test_slices_share_the_doubt_and_the_false_alarms_of_one_contract() -> None:
-    # Three promises: each gets a third of the doubt, and three times the patience.
-    monitor = LiveMonitor(SLICED)
-    accounts = [monitor.whole, *monitor.slices.values()]
-    lone = LiveMonitor(WATCH).whole
-
-    assert sum(a.live.delta for a in accounts) == pytest.approx(lone.live.delta)
-    assert {3 * WATCH.run_length} == {a.drift.run_length for a in accounts}
-
-
 def test_labels_the_student_cannot_say_withdraw_the_certificate_within_dozens_of_requests() -> None:
     # What escalates is labelled anyway: nobody has to wait for audits.
     monitor = LiveMonitor(NEWS)
