@@ -9,16 +9,14 @@ before stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from tuf.api.metadata import Metadata, Targets
 
-from simulators.artifact_server import Shelf, served
+from simulators.trusting_node import World, trusting
 from simulators.tuf_repository import BUNDLE, TARGET, TufRepository
-from understudy.edge.transport import CloudLink
 from understudy.edge.trust import Trust
 from understudy.types.errors import (
     BundleError,
@@ -29,36 +27,10 @@ from understudy.types.errors import (
 )
 
 
-@dataclass
-class World:
-    """A repository, the server in front of it, and a node that pinned its first root."""
-
-    repository: TufRepository
-    shelf: Shelf
-    link: CloudLink
-    home: Path
-    root: bytes
-
-    def refresh(self) -> Trust:
-        """A fresh process of the same node."""
-        trust = Trust(self.home, self.root, self.link, timeout_s=10.0)
-        trust.refresh()
-        return trust
-
-    def believed(self, role: str) -> int:
-        """The version of a role that the node holds; 0 for none."""
-        path = self.home / f"{role}.json"
-        return Metadata.from_file(str(path)).signed.version if path.is_file() else 0
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    repository = TufRepository()
-    shelf = Shelf(repository)
-    with served(shelf) as address:
-        link = CloudLink(address)
-        yield World(repository, shelf, link, tmp_path / "trust", repository.files["1.root.json"])
-        link.close()
+    with trusting(tmp_path / "trust") as made:
+        yield made
 
 
 class TestBasics:
@@ -193,7 +165,11 @@ class TestGoingBack:
             world.refresh()
         assert 3 == world.believed("timestamp")
 
-    def test_a_newer_timestamp_with_an_older_snapshot_is_refused(self, world: World) -> None:
+    @pytest.mark.parametrize("hashed", [True, False], ids=["with-hashes", "without-hashes"])
+    def test_a_newer_timestamp_with_an_older_snapshot_is_refused(
+        self, world: World, *, hashed: bool
+    ) -> None:
+        world.repository.hashed = hashed
         world.repository.publish()
         world.refresh()
         world.repository.timestamp.version += 1
@@ -203,7 +179,11 @@ class TestGoingBack:
         with pytest.raises(RollbackError):
             world.refresh()
 
-    def test_a_newer_snapshot_with_older_targets_is_refused(self, world: World) -> None:
+    @pytest.mark.parametrize("hashed", [True, False], ids=["with-hashes", "without-hashes"])
+    def test_a_newer_snapshot_with_older_targets_is_refused(
+        self, world: World, *, hashed: bool
+    ) -> None:
+        world.repository.hashed = hashed
         world.repository.publish()
         world.refresh()
         world.repository.targets.version = 1
