@@ -32,6 +32,7 @@ from understudy.types.bundle import Lineage
 from understudy.types.errors import DataError
 
 GOLDEN_ROWS = 16
+_MAKERS = ("numpy", "onnx", "onnxruntime", "tokenizers", "torch", "understudy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def write(night: Night, proved: Proved, folds: Folds, model: StudentModel | None
             recipe=f"{night.recipe.name} {night.recipe.digest[:16]}",
             teacher=_teacher_id(night, folds),
             data={"train": rows_digest(folds.train), "base": night.base.sha256},
-            software={"understudy": version("understudy")},
+            software={name: version(name) for name in _MAKERS},
         )
         bundle = _store(night, proved, texts, lineage)
         _keep_checkpoint(night, model, bundle.name)

@@ -22,7 +22,7 @@ from understudy.cloud.releases import (
 )
 from understudy.cloud.releases.keys import FolderKeyRing
 from understudy.cloud.releases.signing import KeyChange
-from understudy.types.bundle import ENCODER, HEAD
+from understudy.types.bundle import ENCODER, HEAD, Lineage
 from understudy.types.errors import BundleError, ConfigError, InvalidValueError, SignatureError
 
 PASSPHRASE = "correct horse"  # noqa: S105 - of keys that live for one test
@@ -364,6 +364,36 @@ class TestExplaining:
         assert all(word.startswith(start) for word, start in zip(words, starts, strict=True))
         assert "after the gate" in words[3]
 
+    def test_changes_of_keys_are_counted_as_a_reader_would(
+        self, desk: Desk, nights: list[Path]
+    ) -> None:
+        release = desk.publisher.publish(nights[0], "stable")
+        firsts = []
+        for _ in range(3):
+            desk.store.refresh()
+            firsts.append(desk.words(release.bundle)[0])
+            desk.publisher.renew(root=True)
+
+        assert "the only one so far" in firsts[0]
+        assert "one change of root metadata" in firsts[1]
+        assert "a chain of 2 changes" in firsts[2]
+
+    def test_what_the_manifest_says_of_its_origin_is_told_and_nothing_else(
+        self, desk: Desk, tmp_path: Path
+    ) -> None:
+        lineage = Lineage(
+            recipe="intents 12ab", teacher="gpt", data={"train": "cd" * 32},
+            software={"torch": "2.9"},
+        )  # fmt: skip
+        build_bundle(tmp_path / "b", parent="ef" * 32, lineage=lineage)
+        release = desk.publisher.publish(tmp_path / "b", "stable")
+        desk.store.refresh()
+
+        assert (
+            "By its manifest it grew from efefefefefef, was made by recipe intents 12ab, learned "
+            "from the teacher gpt, on the data train cdcdcdcdcdcd, with torch 2.9."
+        ) == desk.words(release.bundle)[-2]
+
     def test_the_first_letters_of_a_bundle_are_enough(self, desk: Desk, nights: list[Path]) -> None:
         release = desk.publisher.publish(nights[0], "stable")
         desk.store.refresh()
@@ -417,6 +447,7 @@ class TestExplaining:
         release = desk.publisher.publish(nights[0], "stable")
 
         assert "yet to sign" in desk.words(release.bundle)[-1]
+        assert "start the gateway" in desk.words(release.bundle)[-1]
 
 
 def test_short_lives_are_kept_too(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from understudy.cloud.releases.release import (
     releases_of,
 )
 from understudy.cloud.releases.roles import RoleFiles
-from understudy.types.bundle import check_file, decode_manifest
+from understudy.types.bundle import Manifest, check_file, decode_manifest
 from understudy.types.errors import BundleError
 
 
@@ -80,11 +80,7 @@ def _roots(roles: RoleFiles, now: float) -> Iterator[str]:
     trusted = roles.root()
     signed = trusted.signed
     role = signed.roles[Root.type]
-    yield (
-        f"Trust begins at root version {versions[0]}; a chain of {signed.version - versions[0]} "
-        f"changes of keys, each signed by the keys before and after it, leads to version "
-        f"{signed.version}."
-    )
+    yield _way(versions[0], signed.version)
     if signed.version != versions[-1]:
         raise _BrokenError(
             f"root version {versions[-1]} is on the disk, but not signed by those before it"
@@ -134,7 +130,7 @@ def _online(roles: RoleFiles, root: Root, targets: Metadata[Targets], now: float
     if listed != targets.signed.version:
         raise _BrokenError(
             f"the snapshot lists targets version {listed}, not {targets.signed.version}; "
-            "the server has yet to sign the newest"
+            "the server has yet to sign the newest, as it does when a node asks: start the gateway"
         )
     yield _role("timestamp", timestamp, root, now, "which snapshot is current")
     data = roles.read(f"{timestamp.signed.snapshot_meta.version}.snapshot.json")
@@ -156,12 +152,34 @@ def _files(blobs: Blobs, targets: Targets, bundle: str) -> Iterator[str]:
         f"Each of its {len(manifest.files)} files ({size:,} bytes) has the digest that the "
         f"manifest names: {', '.join(sorted(manifest.files))}."
     )
-    lineage = manifest.lineage
-    parent = f"grew from {manifest.parent[:12]}" if manifest.parent else "has no parent"
-    yield (
-        f"By its manifest it {parent}, was made by recipe '{lineage.recipe or 'unnamed'}' in the "
-        f"night '{lineage.night or 'unnamed'}' from the teacher '{lineage.teacher or 'unnamed'}'."
+    yield f"By its manifest {_origin(manifest)}."
+
+
+def _way(first: int, last: int) -> str:
+    """From the root that nodes pin to the newest one."""
+    if first == last:
+        return f"Trust begins at root version {first}, the only one so far."
+    changes = "one change" if last == first + 1 else f"a chain of {last - first} changes"
+    return (
+        f"Trust begins at root version {first}; {changes} of root metadata, each signed by enough "
+        f"keys before and after it, leads to version {last}."
     )
+
+
+def _origin(manifest: Manifest) -> str:
+    """What a bundle says of where it comes from, as far as it says anything."""
+    lineage = manifest.lineage
+    data = ", ".join(f"{name} {digest[:12]}" for name, digest in sorted(lineage.data.items()))
+    software = ", ".join(f"{name} {number}" for name, number in sorted(lineage.software.items()))
+    said = {
+        "was made by recipe": lineage.recipe,
+        "in the night": lineage.night,
+        "learned from the teacher": lineage.teacher,
+        "on the data": data,
+        "with": software,
+    }
+    parent = f"it grew from {manifest.parent[:12]}" if manifest.parent else "it has no parent"
+    return ", ".join([parent, *(f"{words} {what}" for words, what in said.items() if what)])
 
 
 def _find(targets: Targets, bundle: str) -> list[Release]:
