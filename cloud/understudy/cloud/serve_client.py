@@ -35,6 +35,8 @@ from understudy.types.errors import (
 )
 from understudy.types.records import TeacherLabel
 
+_log = logging.getLogger(__name__)
+
 Request = TypeVar("Request", ScoreRequest, GenerateRequest)
 Result = TypeVar("Result", TeacherLabel, Generation)
 
@@ -202,13 +204,48 @@ class ServeTeacher:
             ray.shutdown()
 
 
-def start_ray(options: RayOptions) -> None:
+def start_ray(options: RayOptions, begin: Callable[[RayOptions], None] | None = None) -> None:
     """Starts or joins a Ray cluster, with small settings that are all explicit.
 
+    A cluster of one's own is tried twice: Ray gives its processes half a minute to come up, which a
+    busy machine can miss.
+
+    Args:
+        options: Which Ray.
+        begin: One try; Ray's own when omitted.
+
     Raises:
-        ConfigError: If there is no cluster at the address.
+        ConfigError: If there is no cluster at the address, or none comes up here.
     """
     prepare_environment()
+    attempt = begin or _begin_ray
+    try:
+        attempt(options)
+    except (ConnectionError, ValueError) as error:
+        raise _no_ray(error) from error
+    except Exception as error:
+        # Ray says that its processes were late with an exception of no type of its own.
+        if options.address:
+            raise _no_ray(error) from error
+        _log.warning("Ray did not come up, it is started once more: %s", error)
+        _try_again(options, attempt)
+
+
+def _try_again(options: RayOptions, attempt: Callable[[RayOptions], None]) -> None:
+    try:
+        attempt(options)
+    except Exception as error:
+        raise ConfigError(
+            f"serve.ray: Ray did not come up in two tries: {error}; "
+            "give the machine less to do, or name a running cluster in serve.ray.address"
+        ) from error
+
+
+def _no_ray(error: Exception) -> ConfigError:
+    return ConfigError(f"serve.ray: Ray could not be started or joined: {error}")
+
+
+def _begin_ray(options: RayOptions) -> None:
     import ray
 
     common: dict[str, Any] = {
@@ -216,20 +253,17 @@ def start_ray(options: RayOptions) -> None:
         "log_to_driver": False,
         "logging_level": logging.WARNING,
     }
-    try:
-        if options.address:
-            ray.init(address=options.address, **common)
-            return
-        ray.init(
-            num_cpus=options.cpus or None,
-            num_gpus=None,
-            include_dashboard=False,
-            object_store_memory=options.object_store_mb << 20,
-            _temp_dir=options.temp_dir or None,
-            **common,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"serve.ray: Ray could not be started or joined: {error}") from error
+    if options.address:
+        ray.init(address=options.address, **common)
+        return
+    ray.init(
+        num_cpus=options.cpus or None,
+        num_gpus=None,
+        include_dashboard=False,
+        object_store_memory=options.object_store_mb << 20,
+        _temp_dir=options.temp_dir or None,
+        **common,
+    )
 
 
 def prepare_environment() -> None:
