@@ -207,3 +207,77 @@ async def test_no_more_requests_are_under_way_than_a_batch_holds(server: OpenAIS
 
     assert begun <= 2
     assert len(server.heard) == 5
+
+
+async def test_a_server_that_shows_its_tokens_is_asked_for_the_classes_own(
+    server: OpenAIServer,
+) -> None:
+    """A class too unlikely for any list has its true probability, and the mass is the true one."""
+    server.tokens = {ord("A"): 0.5, ord("B"): 1e-5}
+    engine = OpenAIEngine(spec(server))
+    await engine.start()
+    server.heard.clear()
+    (answer,) = await engine.score_labels([ScoreRequest(text="x")])
+    await engine.stop()
+
+    assert isinstance(answer, TeacherLabel)
+    assert answer.label_mass == pytest.approx(0.50001)
+    assert math.exp(answer.log_probs[1]) == pytest.approx(1e-5 / 0.50001, rel=1e-6)
+    (body,) = server.heard
+    assert [ord("A"), ord("B")] == body["logprob_token_ids"]
+    assert {"enable_thinking": False} == body["chat_template_kwargs"]
+    assert "top_logprobs" not in body
+
+
+async def test_many_classes_of_such_a_server_have_codes_of_one_token(server: OpenAIServer) -> None:
+    """Two letters that melt into one token are a code; two that do not are none."""
+    server.merges = {"AC": 1000, "AF": 1001}
+    server.tokens = {ord("A") + index: 0.01 for index in range(26)} | {1000: 0.3, 1001: 0.2}
+    labels = tuple(f"class_{index}" for index in range(28))
+    engine = OpenAIEngine(replace(spec(server), labels=labels))
+    await engine.start()
+    server.heard.clear()
+    (answer,) = await engine.score_labels([ScoreRequest(text="x")])
+    await engine.stop()
+
+    assert isinstance(answer, TeacherLabel)
+    assert ("class_26", "class_27") == answer.labels[:2]
+    assert answer.label_mass == pytest.approx(0.76)
+    assert "AC. class 26\nAF. class 27" in server.heard[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize("obeys", [False, True], ids=["an older vllm", "too few tokens"])
+async def test_a_server_that_only_seems_to_is_read_by_its_lists(
+    server: OpenAIServer, *, obeys: bool
+) -> None:
+    """What it does not do is found at the start, not with the first user's question."""
+    server.tokens, server.obeys = {ord("A"): 0.5}, obeys
+    labels = tuple(f"class_{index}" for index in range(40)) if obeys else LABELS
+    server.steps = [{"A": 0.9, "B": 0.05}, {"A": 1.0}]
+    engine = OpenAIEngine(replace(spec(server), labels=labels))
+    await engine.start()
+    (answer,) = await engine.score_labels([ScoreRequest(text="x")])
+    await engine.stop()
+
+    assert isinstance(answer, TeacherLabel)
+    assert "top_logprobs" in server.heard[-1]
+    assert "chat_template_kwargs" not in server.heard[-1]
+
+
+async def test_more_classes_than_tokens_are_known_fall_back_to_the_list(
+    server: OpenAIServer,
+) -> None:
+    """A request may name other classes than the configuration."""
+    server.tokens = {ord("A"): 0.5, ord("B"): 0.25}
+    server.steps = [{"A": 0.9}, {"B": 1.0}]
+    engine = OpenAIEngine(spec(server))
+    await engine.start()
+    labels = tuple(f"class_{index}" for index in range(60))
+    few, many = await engine.score_labels(
+        [ScoreRequest(text="x"), ScoreRequest(text="x", labels=labels)]
+    )
+    await engine.stop()
+
+    assert isinstance(few, TeacherLabel)
+    assert isinstance(many, TeacherLabel)
+    assert (0.75, "class_1") == (pytest.approx(few.label_mass), many.label)

@@ -28,7 +28,11 @@ class OpenAIServer:
         reply: If set, sent instead of anything else.
         key: If set, the key that is asked for.
         delay_s: Seconds before it answers.
-        heard: Bodies of all requests.
+        tokens: If set, it shows its tokenizer as vLLM does: the probability of each token where an
+            answer begins, by the token's id. An id is the character's own number.
+        merges: Texts that are one token although they have two letters, with their ids.
+        obeys: False for an older vLLM, which does not know `logprob_token_ids`.
+        heard: Bodies of all questions.
     """
 
     steps: list[dict[str, float]] = field(default_factory=lambda: [{"A": 0.6, " B": 0.3}])
@@ -36,6 +40,9 @@ class OpenAIServer:
     reply: Response | None = None
     key: str = ""
     delay_s: float = 0.0
+    tokens: dict[int, float] = field(default_factory=dict)
+    merges: dict[str, int] = field(default_factory=dict)
+    obeys: bool = True
     heard: list[dict[str, Any]] = field(default_factory=list)
     address: str = ""
 
@@ -45,8 +52,37 @@ class OpenAIServer:
 
     async def chat(self, request: Request) -> Response:
         """An answer with the likely tokens at each position."""
-        await self._hear(request)
-        return self._refusal(request) or self.reply or JSONResponse(self._chat())
+        body = await self._hear(request)
+        ids = body.get("logprob_token_ids") if self.obeys and self.tokens else None
+        answer = self._chat() if ids is None else self._exact(ids)
+        return self._refusal(request) or self.reply or JSONResponse(answer)
+
+    async def tokenize(self, request: Request) -> Response:
+        """The tokens of a prompt, or of a conversation up to where the answer begins."""
+        if not self.tokens:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        body = json.loads(await request.body())
+        text = body.get("prompt") or f"<{body['messages'][0]['content']}>"
+        return JSONResponse({"tokens": self._split(text)})
+
+    async def detokenize(self, request: Request) -> Response:
+        """Their text."""
+        body = json.loads(await request.body())
+        return JSONResponse({"prompt": "".join(map(chr, body["tokens"]))})
+
+    def _split(self, text: str) -> list[int]:
+        for merge, number in self.merges.items():
+            if text.endswith(merge):
+                return [*map(ord, text.removesuffix(merge)), number]
+        return list(map(ord, text))
+
+    def _exact(self, ids: list[int]) -> dict[str, Any]:
+        listed = [
+            {"token": f"token_id:{one}", "logprob": math.log(self.tokens.get(one, 1e-12))}
+            for one in ids
+        ]
+        content = [{"token": "token_id:0", "logprob": -1.0, "top_logprobs": listed}]
+        return {"choices": [{"message": {"content": ""}, "logprobs": {"content": content}}]}
 
     async def complete(self, request: Request) -> Response:
         """A continuation."""
@@ -54,9 +90,11 @@ class OpenAIServer:
         reply = JSONResponse({"choices": [{"text": self.text}]})
         return self._refusal(request) or self.reply or reply
 
-    async def _hear(self, request: Request) -> None:
-        self.heard.append(json.loads(await request.body()))
+    async def _hear(self, request: Request) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(await request.body())
+        self.heard.append(body)
         await asyncio.sleep(self.delay_s)
+        return body
 
     def _refusal(self, request: Request) -> Response | None:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
@@ -80,6 +118,8 @@ async def running(server: OpenAIServer) -> AsyncIterator[OpenAIServer]:
             Route("/v1/models", server.models),
             Route("/v1/chat/completions", server.chat, methods=["POST"]),
             Route("/v1/completions", server.complete, methods=["POST"]),
+            Route("/tokenize", server.tokenize, methods=["POST"]),
+            Route("/detokenize", server.detokenize, methods=["POST"]),
         ]
     )
     with socket.socket() as listener:

@@ -1,12 +1,14 @@
 """Any server that speaks OpenAI's protocol as a teacher: hosted, `vllm serve`, or another gateway.
 
-Its tokenizer is out of reach, so answers are matched by their text among the most probable tokens
-the server lists; the label mass says how much of its distribution that list covered.
+Where the server shows its tokenizer (`vllm serve` does), it is asked for the log-probabilities of
+the label tokens. Elsewhere answers are matched by their text among the most probable tokens that
+the server lists. Either way the label mass says how much of the distribution fell on the classes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -14,9 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, TeacherInfo
 from understudy.cloud.teacher.distribution import expired, prompt_hash, ranked_label
+from understudy.cloud.teacher.lanes import Lane, LaneGate
 from understudy.cloud.teacher.listed import Step, listed_log_probs
 from understudy.cloud.teacher.prompt import fixed_codes, question
 from understudy.cloud.teacher.reply import checked_reply, transport_error
+from understudy.cloud.teacher.server_tokens import (
+    MAX_TOKEN_IDS,
+    LabelTokens,
+    find_label_tokens,
+    read_log_probs,
+    wanted,
+)
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.types.errors import (
     ConfigError,
@@ -28,6 +38,8 @@ from understudy.types.records import TeacherLabel
 
 if TYPE_CHECKING:
     import httpx
+
+_log = logging.getLogger(__name__)
 
 # The protocol lists no more than so many tokens per position.
 TOP_LOG_PROBS = 20
@@ -45,6 +57,9 @@ class OpenAIEngine:
         self._spec = spec
         self._client: httpx.AsyncClient | None = None
         self._room = asyncio.Semaphore(spec.max_batch)
+        self._tokens: LabelTokens | None = None
+        # vLLM's first model runner must not see both kinds of question in one batch.
+        self._gate = LaneGate()
 
     def info(self) -> TeacherInfo:
         """Labels are those of the spec; a request may name others."""
@@ -54,7 +69,7 @@ class OpenAIEngine:
         )
 
     async def start(self) -> None:
-        """Connects and asks the server for its models.
+        """Connects, asks the server for its models, and learns its label tokens if it tells them.
 
         Raises:
             ConfigError: If nobody answers there, or it refuses the key.
@@ -70,6 +85,7 @@ class OpenAIEngine:
         )
         try:
             await self.health()
+            self._tokens = await self._learn_tokens()
         except UnderstudyError as error:
             await self.stop()
             raise ConfigError(f"teacher.address: {self._spec.address}: {error}") from error
@@ -120,19 +136,19 @@ class OpenAIEngine:
         labels = request.labels or self._spec.labels
         if len(labels) < 2:
             raise InvalidValueError("name at least two labels in the request or in teacher.labels")
-        codes = fixed_codes(len(labels))
+        tokens = self._tokens.first(len(labels)) if self._tokens else None
+        exact = tokens is not None and len(tokens.codes) == len(labels)
+        codes = tokens.codes if tokens and exact else fixed_codes(len(labels))
         before, after = question(labels, codes, self._spec.prompt.instruction)
-        asked = before + request.text.replace('"', "'") + after
-        body = {
-            "messages": [{"role": "user", "content": asked}],
+        body = self._chat(before + request.text.replace('"', "'") + after)
+        if tokens and exact:
+            reply = await self._ask(Lane.LABELS, body | wanted(tokens), request)
+            scores, mass = read_log_probs(reply, tokens.ids)
+        else:
             # A code of n letters falls into n tokens at most.
-            "max_tokens": len(codes[0]),
-            "temperature": 0.0,
-            "logprobs": True,
-            "top_logprobs": TOP_LOG_PROBS,
-        }
-        reply = await self._post("chat/completions", body, request)
-        scores, mass = listed_log_probs(codes, _chat_steps(reply))
+            listed = {"max_tokens": len(codes[0]), "logprobs": True, "top_logprobs": TOP_LOG_PROBS}
+            reply = await self._ask(Lane.TOP, body | listed, request)
+            scores, mass = listed_log_probs(codes, _chat_steps(reply))
         return ranked_label(
             labels,
             scores,
@@ -140,6 +156,43 @@ class OpenAIEngine:
             prompt_hash=prompt_hash(self.info().id, before, after),
             label_mass=mass,
         )
+
+    async def _ask(self, lane: Lane, body: dict[str, Any], request: ScoreRequest) -> dict[str, Any]:
+        async with self._gate.enter(lane):
+            return await self._post("chat/completions", body, request)
+
+    def _chat(self, asked: str) -> dict[str, Any]:
+        """The body of a question; only a server that shows its tokens is told about thinking."""
+        body = {"messages": [{"role": "user", "content": asked}], "temperature": 0.0}
+        return body | self._template() if self._tokens else body
+
+    def _template(self) -> dict[str, Any]:
+        return {"chat_template_kwargs": {"enable_thinking": self._spec.prompt.thinking}}
+
+    async def _learn_tokens(self) -> LabelTokens | None:
+        """Label tokens for every set of classes, if the server tells them and obeys them."""
+        question = {
+            "model": self._spec.model,
+            "messages": [{"role": "user", "content": "A or B?"}],
+            **self._template(),
+        }
+        count = min(max(len(self._spec.labels), 26), MAX_TOKEN_IDS)
+        tokens = await find_label_tokens(self._beside, question, count)
+        if tokens is None:
+            return None
+        body = question | {"temperature": 0.0} | wanted(tokens) | dict(self._spec.engine_args)
+        try:
+            reply = await self._call("POST", "chat/completions", body, self._spec.timeout_s)
+            read_log_probs(reply, tokens.ids)
+        except (InvalidValueError, TeacherError) as error:
+            _log.info("the server's lists are read, it knows no label tokens: %s", error)
+            return None
+        return tokens
+
+    async def _beside(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Posts to a path beside the protocol's own: vLLM's tokenizer is not below `/v1`."""
+        root = self._spec.address.rstrip("/").removesuffix("/v1")
+        return await self._call("POST", f"{root}/{path}", body, self._spec.timeout_s)
 
     async def _complete(self, request: GenerateRequest) -> Generation:
         body = {

@@ -102,7 +102,7 @@ def letter_codes(tokenizer: Tokenizer, tail: str, count: int, *, lead: str) -> l
     """
     stem = _in_context(tokenizer, tail, f"{lead}A")[:-1]
     chosen: list[str] = []
-    for code in itertools.chain(_codes(1), _codes(2)):
+    for code in letter_marks():
         if len(chosen) == count:
             break
         tokens = _in_context(tokenizer, tail, lead + code)
@@ -111,6 +111,11 @@ def letter_codes(tokenizer: Tokenizer, tail: str, count: int, *, lead: str) -> l
     if len(chosen) == count:
         return chosen
     return fixed_codes(count)
+
+
+def letter_marks() -> Iterator[str]:
+    """A, B, ... and AA, AB, ...: what may stand for a class, shortest first."""
+    return itertools.chain(_codes(1), _codes(2))
 
 
 def fixed_codes(count: int) -> list[str]:
