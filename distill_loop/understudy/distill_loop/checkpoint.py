@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +24,15 @@ def save_model(model: StudentModel, folder: Path) -> None:
     spec = {"spec": asdict(model.encoder.spec), "layer_map": model.layer_map}
     (folder / "spec.json").write_text(json.dumps(spec, sort_keys=True), "utf-8")
     (folder / "tokenizer.json").write_text(model.tokenizer, "utf-8")
+
+
+def share_model(source: Path, folder: Path) -> None:
+    """The same model in another folder: links where the file system has them, else copies."""
+    for file in source.iterdir():
+        try:
+            os.link(file, folder / file.name)
+        except OSError:
+            shutil.copy2(file, folder / file.name)
 
 
 def load_model(folder: Path) -> StudentModel:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.candidate import Candidate
-from understudy.distill_loop.checkpoint import load_model, save_model
+from understudy.distill_loop.checkpoint import save_model, share_model
 from understudy.distill_loop.evidence import Ruling, Verdict
 from understudy.distill_loop.lesson import VectorCache
 from understudy.distill_loop.night import Night
@@ -194,5 +194,8 @@ def _keep_checkpoint(night: Night, model: StudentModel | None, bundle: str) -> N
     unfinished = night.workspace.path("checkpoints", f".{bundle}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_model(model if model is not None else load_model(before), unfinished)
+    if model is None:
+        share_model(before, unfinished)
+    else:
+        save_model(model, unfinished)
     place(unfinished, target)
