@@ -76,8 +76,7 @@ def _gpt4(folder: Path, rng: random.Random, options: argparse.Namespace) -> list
     ]
     rng.shuffle(stream)
     words = _files(folder, "gpt4", seed, stream if options.full else stream[:1000])
-    return [*words, "--budget", "0.2", "--recipe", "head-only", "--refresh-every", "100",
-            "--audit-rate", "0.01"]  # fmt: skip
+    return [*words, "--budget", str(options.budget)]
 
 
 def _files(folder: Path, name: str, seed: Rows, stream: Rows) -> list[str]:
@@ -104,7 +103,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("teacher", nargs="?", choices=("gold", "gpt4"), default="gpt4")
     parser.add_argument("--full", action="store_true", help="the whole stream")
-    parser.add_argument("--rng", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=0.2, help="share of calls, for gpt4")
+    parser.add_argument("--rng", type=int, default=1, help="which order of the stream")
     parser.add_argument("--work", type=Path, default=Path("/tmp/understudy-bench"))
     parser.add_argument("--out", type=Path, help="write the report here too")
     return parser.parse_args()
