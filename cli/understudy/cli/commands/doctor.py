@@ -18,7 +18,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="JSON for scripts.")] = False,
 ) -> None:
     """Prints one line a finding; exit code 1 if something does not work."""
-    from understudy.cli.doctor import Health, examine, worst
+    from understudy.cli.doctor import examine
+    from understudy.cli.doctor_rules import Health, worst
 
     findings = examine(edge=edge, cloud=cloud)
     rows = [(f.name, f.health.value, f.says, f.do) for f in findings]
