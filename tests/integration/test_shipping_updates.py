@@ -330,10 +330,11 @@ class TestBadStudents:
             (ProbationCounters(requests=300, errors=1), "errors"),
             (ProbationCounters(requests=300, invalid=90), "unusable"),
             (ProbationCounters(requests=300, latency_p95_ms=900.0), "95th"),
+            (ProbationCounters(requests=300, escalated=295), "far more than expected"),
             (ProbationCounters(requests=300, compared=200, disagreed=190), "disagrees"),
             (ProbationCounters(requests=300, shadow_losses=30, shadow_wins=2), "champion"),
         ],
-        ids=["errors", "unusable-numbers", "slow", "disagreement", "champion-better"],
+        ids=["errors", "unusable", "slow", "escalation-rate", "disagreement", "champion-better"],
     )
     def test_a_student_that_misbehaves_on_probation_is_taken_back(
         self, installed: Plant, bundles: Bundles, counters: ProbationCounters, word: str

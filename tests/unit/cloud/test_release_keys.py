@@ -191,6 +191,22 @@ class TestRotating:
 
         assert ["stable"] == [r.channel for r in vault.repository.store().releases()]
 
+    @pytest.mark.parametrize("act", ["publish", "rotate"])
+    def test_an_older_state_of_the_disk_is_not_signed_as_the_newest(
+        self, vault: Vault, bundle: Path, act: str
+    ) -> None:
+        """A thief who removes the newest targets would have a withdrawn bundle signed anew."""
+        bad = vault.publisher.publish(bundle, "stable")
+        vault.publisher.withdraw(TASK, bad.bundle)
+        newest = vault.server / "metadata" / "3.targets.json"
+        shutil.move(newest, vault.home / newest.name)
+        with pytest.raises(ConfigError, match="version 2, but these keys have signed version 3"):
+            vault.rotate(KeyHolder.TARGETS) if act == "rotate" else vault.publisher.renew()
+
+        shutil.move(vault.home / newest.name, newest)
+        vault.publisher.renew()
+        assert [] == vault.repository.store().releases()
+
     def test_a_false_root_on_the_disk_does_not_put_the_next_one_out_of_reach(
         self, vault: Vault
     ) -> None:

@@ -30,6 +30,7 @@ from understudy.types.errors import ConfigError
 
 _SEALED = "sealed-file:"
 _INDEX = "keys.json"
+_MEMORY = "signed.json"
 
 
 class KeyRing(Protocol):
@@ -45,6 +46,14 @@ class KeyRing(Protocol):
         Raises:
             ConfigError: If a passphrase is wrong or a key cannot be reached.
         """
+        ...
+
+    def last_signed(self) -> int:
+        """The targets version that was signed with this ring last; 0 when none was."""
+        ...
+
+    def note_signed(self, version: int) -> None:
+        """Remembers that targets of this version are signed, away from the server's disk."""
         ...
 
 
@@ -126,6 +135,15 @@ class FolderKeyRing:
         entries = self._index().get(role, [])
         wanted = [e for e in entries if keyids is None or e["keyid"] in keyids]
         return [self._signer(e) for e in wanted if self._is_here(e) or not _is_sealed(e)]
+
+    def last_signed(self) -> int:
+        """The targets version that was signed with this ring last; 0 when none was."""
+        path = self.folder / _MEMORY
+        return int(json.loads(path.read_bytes())["targets"]) if path.exists() else 0
+
+    def note_signed(self, version: int) -> None:
+        """Remembers that targets of this version are signed, away from the server's disk."""
+        write_atomic(self.folder / _MEMORY, json.dumps({"targets": version}).encode())
 
     def _signer(self, entry: dict[str, Any]) -> Signer:
         uri, public = entry["uri"], self._public(entry)

@@ -312,7 +312,7 @@ class Publisher:
         return self._roles.root().signed
 
     def _targets(self) -> Targets:
-        return self._roles.targets(self._root()).signed
+        return self._pen.newest_targets(self._root())
 
     def _sign(self, targets: Targets) -> None:
         self._pen.write_targets(targets, self._root())

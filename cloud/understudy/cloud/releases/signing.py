@@ -56,7 +56,24 @@ class Pen:
         Raises:
             ConfigError: If too few of the keys that `root` names can sign.
         """
-        self._roles.write(Targets.type, self._signed_targets(targets, (root,)))
+        self._write_targets(self._signed_targets(targets, (root,)))
+
+    def newest_targets(self, root: Root) -> Targets:
+        """What may be installed, as it was signed last.
+
+        Raises:
+            BundleError: If there are no targets that `root` trusts.
+            ConfigError: If the disk has lost what these keys have signed: whoever has the
+                server's disk must not have us sign again what was withdrawn since.
+        """
+        targets, last = self._roles.targets(root).signed, self._keys.last_signed()
+        if targets.version < last:
+            raise ConfigError(
+                f"the newest targets in {self._roles.directory} are version {targets.version}, but "
+                f"these keys have signed version {last}; bring the missing files back, or, if an "
+                "older copy was restored on purpose, remove signed.json from the keys' folder"
+            )
+        return targets
 
     def write_first_root(self, root: Root) -> None:
         """Signs the root where trust begins.
@@ -84,9 +101,12 @@ class Pen:
         root = self._signed_root(after, (before,))
         if any(change.role == Targets.type for change in changes):
             # Only what the publisher has signed is signed again: not what a thief left on the disk.
-            targets = self._roles.targets(before).signed
-            self._roles.write(Targets.type, self._signed_targets(targets, (after, before)))
+            self._write_targets(self._signed_targets(self.newest_targets(before), (after, before)))
         self._roles.write(Root.type, root)
+
+    def _write_targets(self, targets: Metadata[Targets]) -> None:
+        self._roles.write(Targets.type, targets)
+        self._keys.note_signed(targets.signed.version)
 
     def _signed_root(self, root: Root, before: tuple[Root, ...]) -> Metadata[Root]:
         root.expires = expiry(self._clock(), self._lifetimes.root)
