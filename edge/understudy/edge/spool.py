@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from understudy.edge.config import SpoolConfig
+from understudy.edge.forks import GATE
 from understudy.edge.spool_codec import RecordCodec
 from understudy.edge.spool_file import Gone, Row, SpoolFile
 from understudy.edge.spool_value import AUDIT, value_of
@@ -83,7 +84,7 @@ class Spool:
     def put(self, records: Sequence[EscalationRecord]) -> None:
         """Keeps records; an event that is kept already is not kept again."""
         rows = [self._row(record) for record in records]
-        with self._lock:
+        with GATE, self._lock:
             evicted = self._on_disk(lambda file: file.put(rows))
             if evicted is None:
                 evicted = self._in_memory().put(rows)
@@ -91,7 +92,7 @@ class Spool:
 
     def take(self, rows: int, size: int) -> list[EscalationRecord]:
         """The oldest records that are due, within both limits; they stay until settled."""
-        with self._lock:
+        with GATE, self._lock:
             found = self._on_disk(lambda file: file.take(rows, size, self._now())) or []
             if not found and self._memory is not None:
                 found = self._memory.take(rows, size, self._now())
@@ -99,25 +100,25 @@ class Spool:
 
     def settle(self, event_ids: Sequence[str]) -> None:
         """Forgets records that the cloud has, or will never take."""
-        with self._lock:
+        with GATE, self._lock:
             self._everywhere(lambda file: file.delete(event_ids))
 
     def put_off(self, event_ids: Sequence[str], seconds: float) -> None:
         """Does not give records out for a while."""
         until = self._now() + seconds
-        with self._lock:
+        with GATE, self._lock:
             self._everywhere(lambda file: file.put_off(event_ids, until))
 
     def forget(self, subject: str) -> int:
         """Deletes every record about a subject, in every file that can be had; returns how many."""
-        with self._lock:
+        with GATE, self._lock:
             self._adopt()
             tag = self._codec.subject_tag(subject)
             return self._everywhere(lambda file: file.delete_subject(tag))
 
     def expire(self) -> None:
         """Drops records past the age bound and adopts files whose owner has died."""
-        with self._lock:
+        with GATE, self._lock:
             self._adopt()
             oldest = self._now() - self._config.max_age_s
             files = [self._memory.delete_before(oldest)] if self._memory is not None else []
@@ -127,7 +128,7 @@ class Spool:
 
     def stats(self) -> SpoolStats:
         """How the spool stands; opens nothing."""
-        with self._lock:
+        with GATE, self._lock:
             files = [file for file in (self._disk, self._memory) if file is not None]
             return SpoolStats(
                 rows=sum(file.rows for file in files),
@@ -137,7 +138,7 @@ class Spool:
 
     def close(self) -> None:
         """Closes the file and lets others adopt it; what memory held goes to disk if it can."""
-        with self._lock:
+        with GATE, self._lock:
             if self._memory is not None:
                 self._rescue(self._memory)
             self._close_disk()
@@ -171,7 +172,8 @@ class Spool:
             except DataError:
                 damaged.append(row)
         if damaged:
-            self.settle([row.key for row in damaged])
+            keys = [row.key for row in damaged]
+            self._everywhere(lambda file: file.delete(keys))
             audits = sum(row.prio >= AUDIT for row in damaged)
             self._lost(Fault.SPOOL_DAMAGED, Gone(len(damaged), audits))
         return records

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from understudy.edge.bundle import Bundle
 from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags, runs_on
+from understudy.edge.forks import GATE
 from understudy.edge.ort import onnxruntime
 from understudy.edge.parts import Floats, Head, Ints, decode_embeddings
 from understudy.edge.text import readable
@@ -173,13 +174,13 @@ class Student:
             BundleError: If the encoder fails.
             InvalidValueError: If a text is no `str`.
         """
-        tokens, truncated = self._tokenize(texts)
-        if len(tokens) == 1:
-            vectors = self._encoder.encode(*_pad(tokens))
-        else:
-            vectors = np.empty((len(texts), self._head.size), np.float32)
-            for rows in _buckets([len(ids) for ids in tokens], self._batch_tokens):
-                vectors[rows] = self._encoder.encode(*_pad([tokens[row] for row in rows]))
+        with GATE:
+            tokens, truncated = self._tokenize(texts)
+        vectors = np.empty((len(texts), self._head.size), np.float32)
+        for rows in _buckets([len(ids) for ids in tokens], self._batch_tokens):
+            padded = _pad([tokens[row] for row in rows])
+            with GATE:  # bucket by bucket, so that a fork need not wait for a long batch
+                vectors[rows] = self._encoder.encode(*padded)
         logits, similarity = self._head.apply(vectors)
         return StudentOutput(logits, vectors, similarity, truncated)
 
@@ -189,11 +190,9 @@ class Student:
         Raises:
             BundleError: If the encoder fails.
         """
-        ids, truncated = self._token_ids(text)
-        if not ids:
-            vectors = self._encoder.encode(*_pad([ids]))
-        else:
-            vectors = self._encoder.encode(np.array((ids,), np.int64), self._ones[:, : len(ids)])
+        with GATE:
+            ids, truncated = self._token_ids(text)
+            vectors = self._encoder.encode(*self._alone(ids))
         logits, similarity = self._head.apply_one(vectors[0])
         return Reading(logits, similarity, truncated)
 
@@ -232,6 +231,12 @@ class Student:
             truncated[row] = cut or len(clean) < len(text)
             tokens.append(ids)
         return tokens, truncated
+
+    def _alone(self, ids: list[int]) -> tuple[Ints, Ints]:
+        """As `_pad` for one text, with a mask that is there already."""
+        if not ids:
+            return _pad([ids])
+        return np.array((ids,), np.int64), self._ones[:, : len(ids)]
 
     def _token_ids(self, text: str) -> tuple[list[int], bool]:
         """A text's tokens, and whether it has more than the student reads."""
