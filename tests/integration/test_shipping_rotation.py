@@ -19,6 +19,7 @@ from simulators.updating_node import Clock, Node
 from understudy.cloud.releases import KeyHolder, Release, ReleaseRepository, Rotation
 from understudy.cloud.releases.keys import FolderKeyRing
 from understudy.cloud.releases.roles import RoleFiles, sign
+from understudy.types.errors import ConfigError
 from understudy.types.release import Directive
 
 PASSPHRASE = "correct horse"  # noqa: S105 - of keys that live for one test
@@ -174,6 +175,25 @@ def test_stolen_online_keys_that_were_replaced_freeze_nobody(
     works.publish(students[1])
 
     assert students[1].name == works.update()
+
+
+def test_after_an_older_copy_was_restored_nodes_come_along_again(
+    works: Works, students: list[Path], tmp_path: Path
+) -> None:
+    """They have seen more than the copy holds; new online keys and higher counts win them back."""
+    shutil.copytree(works.repository.directory, tmp_path / "copy")
+    works.publish(students[1])
+    assert students[1].name == works.update()
+    shutil.rmtree(works.repository.directory)
+    shutil.copytree(tmp_path / "copy", works.repository.directory)
+    with pytest.raises(ConfigError, match="renew --restored"):
+        works.publish(students[2])
+    publisher = works.repository.publisher(works.keys, PASSPHRASE)
+    publisher.renew(restored=True)
+    works.rotate(KeyHolder.ONLINE)
+    works.publish(students[2])
+
+    assert students[2].name == works.update()
 
 
 def _forge_targets(works: Works, student: Path, stolen: list[Signer]) -> str:

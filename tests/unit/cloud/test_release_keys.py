@@ -191,6 +191,19 @@ class TestRotating:
 
         assert ["stable"] == [r.channel for r in vault.repository.store().releases()]
 
+    def test_a_copy_that_was_restored_counts_on_from_what_was_signed_since(
+        self, vault: Vault, bundle: Path
+    ) -> None:
+        shutil.copytree(vault.server, vault.home / "copy")
+        vault.publisher.publish(bundle, "stable")
+        vault.publisher.publish(bundle, "canary")
+        shutil.rmtree(vault.server)
+        shutil.copytree(vault.home / "copy", vault.server)
+        vault.publisher.renew(restored=True)
+
+        assert 3 == vault.publisher.publish(bundle, "stable").sequence
+        assert (vault.server / "metadata" / "5.targets.json").is_file()
+
     @pytest.mark.parametrize("act", ["publish", "rotate"])
     def test_an_older_state_of_the_disk_is_not_signed_as_the_newest(
         self, vault: Vault, bundle: Path, act: str

@@ -45,11 +45,15 @@ def renew(
     root: Annotated[
         bool, typer.Option("--root", help="The root too; takes the root keys.")
     ] = False,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="The folder is an older copy; go on from there.")
+    ] = False,
     releases: Releases = DEFAULT_RELEASES,
     keys: Keys = DEFAULT_KEYS,
 ) -> None:
     """Signs the same targets again, so that they do not run out."""
-    _repository(releases).publisher(_existing(keys), passphrase()).renew(root=root)
+    publisher = _repository(releases).publisher(_existing(keys), passphrase())
+    publisher.renew(root=root, restored=restored)
     typer.echo(f"signed again: targets{' and root' if root else ''}")
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -33,6 +35,14 @@ _INDEX = "keys.json"
 _MEMORY = "signed.json"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """What a publisher has signed last: version of the targets, and sequence of the releases."""
+
+    targets: int = 0
+    sequence: int = 0
+
+
 class KeyRing(Protocol):
     """Gives signers by the name of a TUF role."""
 
@@ -48,12 +58,12 @@ class KeyRing(Protocol):
         """
         ...
 
-    def last_signed(self) -> int:
-        """The targets version that was signed with this ring last; 0 when none was."""
+    def last_signed(self) -> Signed:
+        """What was signed with this ring last."""
         ...
 
-    def note_signed(self, version: int) -> None:
-        """Remembers that targets of this version are signed, away from the server's disk."""
+    def note_signed(self, signed: Signed) -> None:
+        """Remembers what is signed, away from the server's disk."""
         ...
 
 
@@ -136,14 +146,23 @@ class FolderKeyRing:
         wanted = [e for e in entries if keyids is None or e["keyid"] in keyids]
         return [self._signer(e) for e in wanted if self._is_here(e) or not _is_sealed(e)]
 
-    def last_signed(self) -> int:
-        """The targets version that was signed with this ring last; 0 when none was."""
-        path = self.folder / _MEMORY
-        return int(json.loads(path.read_bytes())["targets"]) if path.exists() else 0
+    def last_signed(self) -> Signed:
+        """What was signed with this ring last.
 
-    def note_signed(self, version: int) -> None:
-        """Remembers that targets of this version are signed, away from the server's disk."""
-        write_atomic(self.folder / _MEMORY, json.dumps({"targets": version}).encode())
+        Raises:
+            ConfigError: If the note of it cannot be read.
+        """
+        path = self.folder / _MEMORY
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Signed)
+        except FileNotFoundError:
+            return Signed()
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{path} cannot be read; bring it back from a copy") from error
+
+    def note_signed(self, signed: Signed) -> None:
+        """Remembers what is signed, away from the server's disk."""
+        write_atomic(self.folder / _MEMORY, msgspec.json.encode(signed))
 
     def _signer(self, entry: dict[str, Any]) -> Signer:
         uri, public = entry["uri"], self._public(entry)

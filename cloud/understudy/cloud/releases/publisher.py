@@ -192,16 +192,21 @@ class Publisher:
             self._drop_unused(targets)
             self._sign(targets)
 
-    def renew(self, *, root: bool = False) -> None:
-        """Signs the targets again, unchanged, so that they do not expire; the root on request.
+    def renew(self, *, root: bool = False, restored: bool = False) -> None:
+        """Signs the targets again, unchanged, so that they do not expire.
+
+        Args:
+            root: Sign the root again too.
+            restored: The folder is an older copy, and shall count on from what was signed since.
 
         Raises:
-            ConfigError: If too few keys can sign.
+            ConfigError: If too few keys can sign, or the folder is an older copy unawares.
         """
         with locked(self._directory):
             if root:
                 self._pen.change_root(self._root())
-            self._sign(self._targets())
+            trusted = self._root()
+            self._sign(self._pen.restored_targets(trusted) if restored else self._targets())
 
     def change_keys(self, *changes: KeyChange) -> int:
         """Replaces the keys of roles; signed by the root keys before and after.

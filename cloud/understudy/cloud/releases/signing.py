@@ -13,7 +13,8 @@ from securesystemslib.signer import Key
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 
-from understudy.cloud.releases.keys import KeyRing
+from understudy.cloud.releases.keys import KeyRing, Signed
+from understudy.cloud.releases.release import SEQUENCE
 from understudy.cloud.releases.roles import Lifetimes, RoleFiles, S, expiry, sign
 from understudy.types.errors import ConfigError
 
@@ -67,21 +68,33 @@ class Pen:
                 server's disk must not have us sign again what was withdrawn since.
         """
         targets, last = self._roles.targets(root).signed, self._keys.last_signed()
-        if targets.version < last:
+        if targets.version < last.targets:
             raise ConfigError(
                 f"the newest targets in {self._roles.directory} are version {targets.version}, but "
-                f"these keys have signed version {last}; bring the missing files back, or, if an "
-                "older copy was restored on purpose, remove signed.json from the keys' folder"
+                f"these keys have signed version {last.targets}; bring the missing files back, or, "
+                "if an older copy was restored on purpose, `understudy release renew --restored`"
             )
         return targets
 
+    def restored_targets(self, root: Root) -> Targets:
+        """What may be installed by the disk, though more was signed since: counted on from there.
+
+        Raises:
+            BundleError: If there are no targets that `root` trusts.
+        """
+        targets, last = self._roles.targets(root).signed, self._keys.last_signed()
+        sequence = max(int(targets.unrecognized_fields.get(SEQUENCE, 0)), last.sequence)
+        targets.unrecognized_fields[SEQUENCE] = sequence
+        return targets
+
     def write_first_root(self, root: Root) -> None:
-        """Signs the root where trust begins.
+        """Signs the root where trust begins; what the ring has signed elsewhere is forgotten.
 
         Raises:
             ConfigError: If too few of its own keys can sign.
         """
         self._roles.write(Root.type, self._signed_root(root, ()))
+        self._keys.note_signed(Signed())
 
     def change_root(self, before: Root, changes: Sequence[KeyChange] = ()) -> None:
         """Signs the next root, by the keys before and after, and with it the targets.
@@ -106,7 +119,8 @@ class Pen:
 
     def _write_targets(self, targets: Metadata[Targets]) -> None:
         self._roles.write(Targets.type, targets)
-        self._keys.note_signed(targets.signed.version)
+        sequence = int(targets.signed.unrecognized_fields.get(SEQUENCE, 0))
+        self._keys.note_signed(Signed(targets=targets.signed.version, sequence=sequence))
 
     def _signed_root(self, root: Root, before: tuple[Root, ...]) -> Metadata[Root]:
         root.expires = expiry(self._clock(), self._lifetimes.root)
@@ -116,7 +130,8 @@ class Pen:
         return metadata
 
     def _signed_targets(self, targets: Targets, roots: tuple[Root, ...]) -> Metadata[Targets]:
-        targets.version = max(self._roles.versions(Targets.type), default=0) + 1
+        seen = (*self._roles.versions(Targets.type), self._keys.last_signed().targets)
+        targets.version = max(seen) + 1
         targets.expires = expiry(self._clock(), self._lifetimes.targets)
         metadata = self._signed(targets, Targets.type, roots)
         _require(roots[0], Targets.type, metadata)
