@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
+from understudy.router.certificate import certify
 from understudy.router.drift import DriftDetector
 from understudy.router.evidence import evidence, is_error
 from understudy.router.live import BETS, LiveRisk
+from understudy.router.monitor import LiveMonitor, Watch
+from understudy.router.noise import Sayings
 from understudy.router.offpolicy import Log, dr_terms, risk_dr, risk_ips, risk_snips
 from understudy.types.contract import Contract, RiskKind
 from understudy.types.decision import NEVER_KEEP
 from understudy.types.records import LoggedRow
+from unit.router.rows import label as said_label
 from unit.router.rows import row
 
 CONFIDENCES = st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
@@ -92,6 +97,59 @@ def test_evidence_of_drift_grows_by_one_a_request_at_most(
         counted = detector.observe(evidence(logged.record, error=is_error(logged)), case.asked)
         growth += chance * (np.array(counted.evidence) - before)
     assert np.all(growth <= 1.0 + 1e-9 * max(1.0, before))
+
+
+@given(CASES, st.floats(0.0, 1e6), st.floats(1.0, 3.0))
+def test_evidence_of_new_labels_grows_by_one_a_request_at_most(
+    case: Case, before: float, slack: float
+) -> None:
+    """While no more of what escalates is new than was certified, under any threshold ordered."""
+    assume(case.threshold >= case.asked)
+    under = [new for confidence, new in case.people if confidence < case.asked]
+    rate = max(float(np.mean(under or [0.0])) * slack, 0.01)
+    assume(rate < 1.0)
+    labels = frozenset({"student"})
+    watch = Watch("bundle", Contract(), case.asked, labels=labels, new_label_bound=rate)
+
+    growth = np.zeros(5)
+    for chance, logged in case.outcomes():
+        monitor = LiveMonitor(watch)
+        monitor.news = DriftDetector(rate, evidence=(before,) * 5)
+        monitor.observe(logged)
+        heard = monitor.news or DriftDetector(rate, evidence=(before + 1.0,) * 5)
+        growth += chance * (np.array(heard.evidence) - before)
+    assert np.all(growth <= 1.0 + 1e-9 * max(1.0, before))
+
+
+def test_the_bound_on_new_labels_fails_as_rarely_as_promised() -> None:
+    """Although it is taken under a threshold that was chosen on the same rows."""
+    rng = np.random.default_rng(8)
+    failed = seen = 0
+    for _ in range(300):
+        confidence = rng.random(700)
+        new = (confidence < 0.6) & (rng.random(700) < 0.15)
+        agree = ~new & (rng.random(700) < 0.7 + 0.3 * confidence)
+        found = certify(confidence, agree, Contract(max_quality_loss=0.05), new_label=new)
+        if found.certified:
+            seen += 1
+            share = 0.15 * min(1.0, 0.6 / found.threshold)
+            failed += share > found.new_label_bound
+
+    assert seen > 250
+    assert failed <= stats.binom.ppf(0.999, seen, 0.05)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from("abc")), max_size=60))
+def test_what_was_said_before_is_recalled(said: list[tuple[int, str]]) -> None:
+    """Row by row as in the batch: an input with two labels is a contradiction ever after."""
+    sayings, before = Sayings(), dict[int, list[str]]()
+    for number, (text, label) in enumerate(said):
+        heard = sayings.recall(row(str(number), text=str(text), teacher=said_label(label)))
+        earlier = before.setdefault(text, [])
+        others = [other for other in earlier if other != label]
+
+        assert (heard in others) if others else heard == (earlier[0] if earlier else "")
+        earlier.append(label)
 
 
 @given(CASES)
