@@ -13,9 +13,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NEED_BUNDLES = {"edge_compare.py", "edge_overhead.py", "edge_swap.py", "shipping_delta.py",
-                "shipping_fleet.py", "shipping_swap.py"}  # fmt: skip
-HELPERS = {"run.py", "contract_data.py"}
+NEED_BUNDLES = {"edge_compare.py", "edge_faults.py", "edge_overhead.py", "edge_startup.py",
+                "edge_swap.py", "shipping_delta.py", "shipping_fleet.py",
+                "shipping_swap.py"}  # fmt: skip
+HELPERS = {"run.py", "contract_data.py", "edge_fuzz.py"}
 
 
 def main() -> None:
