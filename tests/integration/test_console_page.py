@@ -143,6 +143,19 @@ def test_not_certified_names_the_rows_that_are_missing(page: Chrome, operator: O
     assert "all escalate" in text(page, "facts")
 
 
+def test_each_slice_shows_how_its_own_promise_stands(page: Chrome, operator: Operator) -> None:
+    """A contract that holds on the whole can be broken for one group of users."""
+    assert "kiosks" in text(page, "slices")
+    assert "proved live" in text(page, "slices")
+
+    operator.state["certificate"]["slices"][1] |= {"revoked": True, "standing": "revoked"}
+
+    until(page, lambda: text(page, "certificate") == "slices revoked")
+    assert "Withdrawn for telephone" in text(page, "advice")
+    assert text(page, "slices").count("revoked") == 1
+    _keep(page, "slices-light")
+
+
 def test_a_rollout_is_paused_and_resumed_with_the_token(page: Chrome, operator: Operator) -> None:
     """Two clicks and a token; what happened is on the page."""
     click(page, "pause")

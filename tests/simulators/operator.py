@@ -28,6 +28,12 @@ STATE: dict[str, Any] = {
         "certified": True, "revoked": False, "threshold": 0.8123, "risk_upper_bound": 0.0141,
         "keep_rate": 0.874, "rows": 1240, "errors": 9, "rows_missing": 0,
         "issued_unix_s": NOW - 40_000, "expires_unix_s": NOW + 12 * 86_400,
+        "slices": [
+            {"name": "kiosks", "standing": "live", "revoked": False, "threshold": 0.8412,
+             "rows": 412, "drift": 0.18},
+            {"name": "telephone", "standing": "night", "revoked": False, "threshold": 0.9021,
+             "rows": 266, "drift": 0.44},
+        ],
     },
     "traffic": {"requests": 48_210, "kept": 41_060, "escalated": 6_890, "degraded": 260,
                 "audits": 960, "teacher_calls": 7_850},

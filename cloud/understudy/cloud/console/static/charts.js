@@ -13,11 +13,11 @@ const colour = (name) => {
   return found;
 };
 
-// Hours as 24; the date where it changes. The columns are uPlot's: step, text, then year, month, day …
+// Hours as 24; the date, without its year, where it changes. The columns are uPlot's: step, text, then year, month, day …
 const TIMES = [
   [86400, "{MM}-{DD}", "\n{YYYY}", null, null, null, null, null, 1],
-  [60, "{HH}:{mm}", "\n{YYYY}-{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
-  [1, "{HH}:{mm}:{ss}", "\n{YYYY}-{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
+  [60, "{HH}:{mm}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
+  [1, "{HH}:{mm}:{ss}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
 ];
 const heightOf = (place) => (place.classList.contains("low") ? 125 : 180);
 const hasLimit = (limit) => typeof limit === "number";

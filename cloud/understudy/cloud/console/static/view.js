@@ -10,6 +10,8 @@ const REVOKED = {
   risk: "New audits contradict the certificate.",
   new_labels: "Requests of a new kind arrive: the teacher names labels that the student cannot say, more often than when it was certified.",
 };
+// How a slice stands: by the night's rows, proved again by live audits since, or withdrawn.
+const STANDS = { night: ["since the night", "good"], live: ["proved live", "good"], revoked: ["revoked", "bad"] };
 const TONES = { promote: "good", keep: "warn", undecided: "note" };
 
 export function render(state, filter) {
@@ -37,6 +39,7 @@ function contract(contract, certificate, now) {
   say("advice", seen.advice);
   show("advice", seen.advice !== "");
   show("gauge", Boolean(contract && certificate?.certified));
+  slices(certificate?.slices ?? []);
   if (!certificate) return;
   if (contract) gauge(certificate.risk_upper_bound, contract.max_quality_loss);
   $("facts").replaceChildren(...[
@@ -59,6 +62,16 @@ function verdict(certificate) {
     ? `About ${count(certificate.rows_missing)} more audited rows are needed.`
     : "Nothing is proved about this student yet: everything escalates, and the audits will tell.";
   return { word: "not certified", tone: "warn", advice: missing };
+}
+
+function slices(list) {
+  show("slices", list.length > 0);
+  $("slice-rows").replaceChildren(...list.map((s) => {
+    const [word, tone] = STANDS[s.revoked ? "revoked" : s.standing] ?? [s.standing ?? "–", "waiting"];
+    const number = (name, text) => node("td", { text, cls: "n", "data-name": name });
+    return node("tr", {}, node("td", { text: s.name }), node("td", {}, node("span", { text: word, cls: `badge ${tone}` })),
+      number("threshold", plain(s.threshold)), number("rows", count(s.rows)), number("drift", percent(s.drift, 0)));
+  }));
 }
 
 function gauge(bound, allowed) {
@@ -117,7 +130,7 @@ function history(points, contract, drift) {
   draw("risk-chart", times, of("risk_upper_bound").map((v) => v || null), { // 0: nothing was proved then
     label: "bound", limit: contract?.max_quality_loss, limitLabel: "contract", format: (v) => percent(v) });
   draw("share-chart", times, of("teacher_call_rate"), { label: "teacher calls", limit: contract?.budget, limitLabel: "budget", format: (v) => percent(v, 0) });
-  draw("drift-chart", times, of("drift").map((v) => (v === null ? null : Math.max(v, 0.01))), { label: "evidence", limit: drift?.limit, limitLabel: "alarm", format: (v) => (v >= 1000 ? v.toExponential(0) : String(Number(v.toPrecision(2)))), log: true });
+  draw("drift-chart", times, of("drift").map((v) => (v === null ? null : Math.max(v, 0.01))), { label: "evidence", limit: drift?.limit, limitLabel: "alarm", format: (v) => (v >= 1000 ? v.toLocaleString("en") : String(Number(v.toPrecision(2)))), log: true });
 }
 
 function drift(drift, now) {
