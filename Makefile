@@ -7,7 +7,7 @@ STAMP   := $(VENV)/.installed
 PROTOS  := $(wildcard protos/understudy/wire/v1/*.proto)
 
 # .PHONY is not decoration: protos is also a folder.
-.PHONY: help setup system demo test check fmt lint types floors cover protos wheel bench clean
+.PHONY: help setup system demo test check fmt lint types floors cover protos wheel sbom lowest bench clean
 
 help:    ## list the words
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -49,8 +49,14 @@ protos: $(STAMP)   ## generate the wire code
 wheel: $(STAMP)    ## sdist and wheel, contents checked
 	rm -rf dist && $(PY) -m build -q && $(VENV)/bin/check-wheel-contents dist/*.whl
 
+sbom: $(STAMP)     ## what is inside: every package with its version and licence, CycloneDX, schema checked
+	mkdir -p dist && $(VENV)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible --validate --of JSON -o dist/sbom.json $(PY)
+
+lowest: $(STAMP)   ## tests with the oldest versions that pyproject.toml allows
+	PYTHON3=$(PYTHON3) VENV=$(VENV) bash deploy/lowest.sh
+
 bench: $(STAMP)    ## every benchmark; results go to docs/benchmarks.md by hand, as measured
 	$(PY) bench/run.py
 
 clean:   ## remove what the commands made
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-lowest dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
