@@ -114,7 +114,7 @@ def counted(cloud: Cloud, line: str) -> float:
         pytest.param(
             {"created_unix_s": time.time() + 90_000}, "set the node's clock", id="clock a day ahead"
         ),
-        pytest.param({"subject": "s" * 300}, "a subject of", id="long subject"),
+        pytest.param({"subject": "s" * 300}, "and a subject", id="long subject"),
     ],
 )
 def test_a_record_that_is_none_is_refused_with_what_to_change(
@@ -165,9 +165,24 @@ def test_text_that_is_no_utf8_is_refused(channel: grpc.Channel) -> None:
     assert (INVALID, True) == (code, "UTF-8" in message)
 
 
-def test_an_oversized_message_is_refused_before_it_is_read(channel: grpc.Channel) -> None:
-    """The largest message is a mebibyte; the sender learns its limit."""
+def test_an_oversized_message_is_refused_before_it_is_read(
+    cloud: Cloud, channel: grpc.Channel
+) -> None:
+    """The largest message is a mebibyte; the sender learns its limit, and sends it never again."""
+    before = counted(cloud, 'understudy_refusals_total{reason="invalid"}')
+
     code, message = refusal(lambda: predict(channel, wire(text="a" * (2 << 20))))
+
+    assert INVALID == code
+    assert "at most 1048576 are taken, send fewer records" in message
+    assert before + 1 == counted(cloud, 'understudy_refusals_total{reason="invalid"}')
+
+
+def test_a_message_that_would_fill_memory_is_refused_by_the_transport(
+    channel: grpc.Channel,
+) -> None:
+    """Beyond four times the limit it is not even taken in."""
+    code, message = refusal(lambda: predict(channel, wire(text="a" * (5 << 20))))
 
     assert (grpc.StatusCode.RESOURCE_EXHAUSTED, True) == (code, "larger than max" in message)
 

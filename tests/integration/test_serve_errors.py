@@ -68,7 +68,7 @@ class Starts:
         return len(self._endings)
 
     def __call__(self, options: RayOptions) -> None:
-        assert options
+        self.heard = options
         ending = self._endings.pop(0)
         if ending is not None:
             raise ending

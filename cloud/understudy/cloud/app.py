@@ -160,7 +160,7 @@ class Gateway:
         layers: list[Layer] = [
             Faults(self.metrics),
             Access(self._doorkeeper),
-            Limits(self._quotas, self.metrics),
+            Limits(self._quotas, self.metrics, self.config.gateway.max_message_bytes),
         ]
         if tracing:
             layers.insert(1, Traces(tracing))

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from understudy.cloud.rollout_rules import RolloutPlan
-from understudy.cloud.serve_options import ServeOptions
+from understudy.cloud.serve_options import TRACES_VARIABLE, ServeOptions
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.types.config import parse_config
 from understudy.types.contract import Contract
@@ -317,8 +317,17 @@ def read_config(
     config = parse_config(text, CloudConfig, source=source, environment=environment)
     if not config.tasks:
         raise ConfigError(f"{source}: name at least one task under 'tasks'")
-    anchored = replace(config, teacher=_anchored(config.teacher, folder))
+    anchored = replace(config, teacher=_anchored(config.teacher, folder), serve=_traced(config))
     return replace_state_dir(anchored, folder / Path(config.state_dir).expanduser())
+
+
+def _traced(config: CloudConfig) -> ServeOptions | None:
+    """Replicas send their spans where the gateway does, unless their environment says otherwise."""
+    if config.serve is None or not config.tracing:
+        return config.serve
+    return replace(
+        config.serve, environment={TRACES_VARIABLE: config.tracing, **config.serve.environment}
+    )
 
 
 def _anchored(teacher: TeacherSpec, folder: Path) -> TeacherSpec:

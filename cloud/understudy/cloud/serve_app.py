@@ -7,7 +7,9 @@ call carries a whole batch as plain dictionaries; each input keeps its deadline 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from understudy.cloud.serve_options import ServeOptions
@@ -21,6 +23,7 @@ from understudy.cloud.teacher.payload import (
     score_request_from_plain,
 )
 from understudy.cloud.teacher.spec import Engine, TeacherSpec, spec_to_plain
+from understudy.cloud.tracing import Tracing
 from understudy.types.config import build_config
 from understudy.types.errors import TeacherError, UnderstudyError
 from understudy.types.records import TeacherLabel
@@ -40,6 +43,7 @@ class TeacherDeployment:
         self._spec = build_config(spec, TeacherSpec, source="the teacher's spec")
         self._drain_s = drain_s
         self._engine: TeacherEngine | None = None
+        self._tracing: Tracing | None = None
 
     async def start(self) -> None:
         """Loads the model.
@@ -50,6 +54,7 @@ class TeacherDeployment:
         engine = self.make_engine(self._spec)
         await asyncio.wait_for(engine.start(), self._spec.start_timeout_s)
         self._engine = engine
+        self._tracing = Tracing.of_environment(os.environ, "understudy-teacher")
 
     def make_engine(self, spec: TeacherSpec) -> TeacherEngine:
         """The engine of this replica."""
@@ -58,7 +63,11 @@ class TeacherDeployment:
     async def score_labels(self, payload: list[Plain]) -> list[Plain]:
         """Requests and results as `payload` writes them, same order."""
         requests = [score_request_from_plain(plain) for plain in payload]
-        return [result_to_plain(result) for result in await self.score(requests)]
+        if self._tracing is None:
+            return [result_to_plain(result) for result in await self.score(requests)]
+        with self._tracing.each("teacher.score_labels", [one.trace for one in requests]) as traces:
+            traced = [replace(one, trace=at) for one, at in zip(requests, traces, strict=True)]
+            return [result_to_plain(result) for result in await self.score(traced)]
 
     async def score(self, requests: Sequence[ScoreRequest]) -> list[Scored]:
         """The engine's answers."""
@@ -92,6 +101,9 @@ class TeacherDeployment:
         engine, self._engine = self._engine, None
         if engine is not None:
             await engine.stop(self._drain_s)
+        tracing, self._tracing = self._tracing, None
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
     def _ready(self) -> TeacherEngine:
         if self._engine is None:

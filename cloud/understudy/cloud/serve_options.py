@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from understudy.types.errors import InvalidValueError
 
+TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+"""How a replica, which has an environment and no configuration of ours, hears where spans go."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RayOptions:

@@ -1,4 +1,4 @@
-"""OpenTelemetry at the gateway: the node's trace goes on in each call and reaches the teacher.
+"""OpenTelemetry at gateway and replica: the node's trace goes on in each call, up to the model.
 
 Off unless an endpoint is named; then spans go out over OTLP in batches, beside the calls.
 """
@@ -6,7 +6,8 @@ Off unless an endpoint is named; then spans go out over OTLP in batches, beside 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Self
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -15,6 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from understudy.cloud.serve_options import TRACES_VARIABLE
 from understudy.types.errors import ConfigError
 
 TRACEPARENT = "traceparent"
@@ -22,10 +24,10 @@ _propagator = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Spans of the gateway, sent by one exporter."""
+    """Spans of one service, sent by one exporter."""
 
-    def __init__(self, exporter: SpanExporter) -> None:
-        resource = Resource.create({"service.name": "understudy-gateway"})
+    def __init__(self, exporter: SpanExporter, service: str = "understudy-gateway") -> None:
+        resource = Resource.create({"service.name": service})
         self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("understudy.cloud")
@@ -45,6 +47,32 @@ class Tracing:
 
             yield ended
 
+    @contextlib.contextmanager
+    def each(self, name: str, parents: Sequence[str]) -> Iterator[list[str]]:
+        """A span for each input of a call, child of its own trace; gives their `traceparent`s.
+
+        An input without a trace (an empty parent) gets none.
+        """
+        spans = [self._child(name, parent, len(parents)) if parent else None for parent in parents]
+        try:
+            yield [_traceparent(span) if span else "" for span in spans]
+        finally:
+            for span in spans:
+                if span:
+                    span.end()
+
+    def _child(self, name: str, parent: str, inputs: int) -> trace.Span:
+        context = _propagator.extract({TRACEPARENT: parent})
+        return self._tracer.start_span(
+            name, context, SpanKind.SERVER, attributes={"understudy.inputs": inputs}
+        )
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str], service: str) -> Self | None:
+        """Tracing to the endpoint that the environment names; None where it names none."""
+        endpoint = environment.get(TRACES_VARIABLE, "")
+        return cls(otlp_exporter(endpoint), service) if endpoint else None
+
     def close(self) -> None:
         """Sends what is left and stops."""
         self._provider.shutdown()
@@ -52,9 +80,13 @@ class Tracing:
 
 def current_traceparent() -> str:
     """W3C `traceparent` of the span in progress; empty when there is none."""
+    return _traceparent(trace.get_current_span())
+
+
+def _traceparent(span: trace.Span) -> str:
     carrier: dict[str, str] = {}
-    if trace.get_current_span().get_span_context().is_valid:
-        _propagator.inject(carrier)
+    if span.get_span_context().is_valid:
+        _propagator.inject(carrier, trace.set_span_in_context(span))
     return carrier.get(TRACEPARENT, "")
 
 

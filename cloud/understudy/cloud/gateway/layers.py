@@ -113,11 +113,12 @@ class Access:
 
 
 class Limits:
-    """Charges calls and bytes to the node that makes them."""
+    """Charges calls and bytes to the node that makes them; a message may be only so large."""
 
-    def __init__(self, quotas: Quotas, observer: Observer) -> None:
+    def __init__(self, quotas: Quotas, observer: Observer, max_message_bytes: int) -> None:
         self._quotas = quotas
         self._observer = observer
+        self._max_bytes = max_message_bytes
         self._cutter = Cutter()
 
     def wrap(self, method: str, handler: Handler) -> Handler:
@@ -127,14 +128,23 @@ class Limits:
 
         async def limited(request: Any, context: Context) -> Any:  # noqa: ANN401
             node = current_caller().node
+            size = len(request) if isinstance(request, bytes) else 0
             try:
-                quotas.spend_request(node, len(request) if isinstance(request, bytes) else 0)
+                quotas.spend_request(node, size)
+                self._check_size(size)
                 return await handler(request, context)
             except QuotaError:
                 await self._hold(context, quotas.hold_s(node))
                 raise
 
         return limited
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise InvalidValueError(
+                f"the message has {size} bytes; at most {self._max_bytes} are taken, "
+                "send fewer records or shorter texts"
+            )
 
     async def _hold(self, context: Context, hold_s: float) -> None:
         """Keeps a refusal back; who does not wait for its refusals loses its connection."""
