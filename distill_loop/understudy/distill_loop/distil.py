@@ -21,6 +21,7 @@ from understudy.distill_loop.fakequant import start_rounding, stop_rounding
 from understudy.distill_loop.objective import Batch, Early, Output, active_terms, terms
 from understudy.distill_loop.recipe import DistilRecipe, ObjectiveRecipe, Recipe
 from understudy.distill_loop.student import StudentModel, Tokens, tokenise
+from understudy.distill_loop.team import ALONE, Team, placed
 from understudy.edge.bundle import Head
 
 Floats = NDArray[np.float32]
@@ -83,6 +84,7 @@ def distil(
     *,
     base: StudentModel | None = None,
     progress: Progress | None = None,
+    team: Team = ALONE,
 ) -> Trained:
     """Trains an encoder.
 
@@ -93,10 +95,11 @@ def distil(
         recipe: How long, how fast, by which terms, from which seed.
         base: The whole base; needed by the terms `hid` and `rel` only.
         progress: Called with steps done and steps in all.
+        team: Who else takes part; this process alone by default.
     """
     torch.set_num_threads(recipe.distil.threads)
     torch.manual_seed(recipe.seed)
-    trainer = _Trainer(copy.deepcopy(model), lesson, head, recipe, base)
+    trainer = _Trainer(copy.deepcopy(model), lesson, head, recipe, base, team)
     lengths = [len(i) for i in trainer.tokens.ids]
     order = plan_batches(lengths, recipe.distil, recipe.seed, lesson.tasks)
     for step, rows in enumerate(order):
@@ -157,8 +160,9 @@ class _Trainer:
         head: Head,
         recipe: Recipe,
         base: StudentModel | None,
+        team: Team,
     ) -> None:
-        self.model, self.lesson = model, lesson
+        self.model, self.lesson, self.team = model, lesson, team
         self.recipe, self.objective = recipe.distil, recipe.objective
         self.reduced = recipe.compress.cpu == "portable"
         self.chance = np.random.default_rng((recipe.seed, 1))
@@ -166,9 +170,10 @@ class _Trainer:
         self.head = _linear(head)
         size = model.encoder.spec.vector
         self.rationale = nn.Linear(size, size) if self.objective.rationale > 0 else None
-        self.watcher = (
-            _Watcher(base, model, lesson.texts) if _looks_inside(self.objective) else None
-        )
+        self.watcher = _Watcher(base, model, lesson.texts) if looks_inside(self.objective) else None
+        for part in (model.encoder, self.head, self.rationale, base.encoder if base else None):
+            if part is not None:
+                part.to(team.device)
         self.average: Encoder | None = copy.deepcopy(model.encoder) if self.recipe.average else None
         self.optimiser = torch.optim.AdamW(self._groups(), weight_decay=self.recipe.weight_decay)
         self.rates = [group["lr"] for group in self.optimiser.param_groups]
@@ -198,8 +203,9 @@ class _Trainer:
             group["lr"] = rate * schedule(step, steps, self.recipe.warm_up)
         if self._rounds and step == math.floor(steps * (1.0 - self.recipe.quantised)):
             start_rounding(self.model.encoder, reduced=self.reduced)
+        rows = self.team.share(rows)
         out = self._forward(rows)
-        batch = self._batch(rows, out)
+        batch = placed(self._batch(rows, out), self.team.device)
         named = terms(out, batch, self.objective)
         if step % max(steps // 4, 1) == 0:
             self._weigh(named, out.vectors)
@@ -208,6 +214,7 @@ class _Trainer:
             loss = loss + 0.01 * out.trace.penalty
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        self.team.average(p for group in self.optimiser.param_groups for p in group["params"])
         nn.utils.clip_grad_norm_(self.model.encoder.parameters(), 1.0)
         self.optimiser.step()
         self._remember(named, steps - step)
@@ -218,7 +225,7 @@ class _Trainer:
         return self.recipe.quantised > 0 and not self.model.encoder.spec.static
 
     def _forward(self, rows: Sequence[int]) -> Output:
-        ids, mask = self.tokens.batch(rows)
+        ids, mask = (part.to(self.team.device) for part in self.tokens.batch(rows))
         spec = self.model.encoder.spec
         wants = self.watcher is not None or spec.experts > 1 or spec.capacity < 1.0 or spec.exit
         trace = Trace() if wants else None
@@ -280,7 +287,7 @@ class _Trainer:
         encoder = self.average if self.average is not None else self.model.encoder
         last = max(min(steps, math.ceil(len(self.lesson.texts) / self.recipe.batch)), 1)
         losses = {name: value / last for name, value in self.sums.items()}
-        model = replace(self.model, encoder=encoder.eval())
+        model = replace(self.model, encoder=encoder.eval().cpu())
         return Trained(model, steps, losses, self.share)
 
 
@@ -301,7 +308,7 @@ class _Watcher:
 
     def add(self, batch: Batch, rows: Sequence[int], mask: Tensor) -> Batch:
         """The batch with the base's hidden states and relations."""
-        ids, base_mask = self.tokens.batch(rows)
+        ids, base_mask = (part.to(mask.device) for part in self.tokens.batch(rows))
         trace = Trace()
         with torch.inference_mode():
             self.base.encoder(ids, base_mask, trace)
@@ -340,5 +347,6 @@ def _linear(head: Head) -> nn.Linear:
     return linear
 
 
-def _looks_inside(objective: ObjectiveRecipe) -> bool:
+def looks_inside(objective: ObjectiveRecipe) -> bool:
+    """True if a term compares inner states with the base's, which must then be there."""
     return bool({"hid", "rel"} & set(active_terms(objective)))

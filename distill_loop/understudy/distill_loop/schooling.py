@@ -15,10 +15,11 @@ from understudy.distill_loop.build import build_student
 from understudy.distill_loop.candidate import Candidate
 from understudy.distill_loop.checkpoint import load_model, save_model
 from understudy.distill_loop.compress import compress, parity
-from understudy.distill_loop.distil import Lesson, distil
+from understudy.distill_loop.distil import Lesson, Trained, distil, looks_inside
 from understudy.distill_loop.export import check_parity, export_onnx
 from understudy.distill_loop.harvest import variants
 from understudy.distill_loop.head import fit_head
+from understudy.distill_loop.inputs import Where
 from understudy.distill_loop.lesson import make_lesson
 from understudy.distill_loop.night import Night
 from understudy.distill_loop.recipe import HeadRecipe
@@ -26,7 +27,7 @@ from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds
 from understudy.distill_loop.static import StaticEncoder
 from understudy.distill_loop.student import StudentModel
-from understudy.edge.bundle import encode_embeddings
+from understudy.edge.bundle import Head, encode_embeddings
 from understudy.edge.student import Student
 from understudy.types.bundle import EMBEDDINGS
 from understudy.types.errors import DataError
@@ -56,6 +57,8 @@ def teach(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
             "rows": rows_digest(folds.train),
             "labels": night.labels(folds),
             "recipe": [asdict(recipe.distil), asdict(recipe.objective)],
+            # Workers that share a batch sum in another order: not bit for bit the same weights.
+            "workers": recipe.where.workers if recipe.where.use is not Where.LOCAL else 0,
             "student": asdict(recipe.student),
             "data": asdict(recipe.data),
             "start": model_digest(model),
@@ -77,20 +80,30 @@ def _train(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
     if not known.any():
         raise DataError("no training row has a label that the student knows")
     head = fit_head(lesson.vectors[known], lesson.labels[known], len(labels), recipe=FIRST_HEAD)
-    trained = distil(
-        model,
-        lesson,
-        head,
-        night.recipe,
-        base=night.base_model,
-        progress=lambda done, of: night.tell("distil", done / of),
-    )
+    trained = _learn(night, model, lesson, head)
     night.figures |= {
         "losses": trained.losses,
         "gradient_share": trained.gradient_share,
         "steps": trained.steps,
     }
     return replace(trained.model, encoder=merge_adapters(trained.model.encoder))
+
+
+def _learn(night: Night, model: StudentModel, lesson: Lesson, head: Head) -> Trained:
+    """The training function, where the recipe says; Ray is imported only for its own sake."""
+    recipe = night.recipe
+
+    def tell(done: int, of: int) -> None:
+        night.tell("distil", done / of)
+
+    if recipe.where.use is Where.LOCAL:
+        return distil(model, lesson, head, recipe, base=night.base_model, progress=tell)
+    from understudy.distill_loop.ray_train import distil_on_ray
+
+    # Ninety megabytes that only terms which look inside the base are worth sending.
+    base = night.base_model if looks_inside(recipe.objective) else None
+    storage = night.workspace.path("ray", "here").parent
+    return distil_on_ray(model, lesson, head, recipe, base=base, progress=tell, storage=storage)
 
 
 def _lesson(night: Night, rows: Sequence[Example], labels: tuple[str, ...]) -> Lesson:
