@@ -79,6 +79,8 @@ class HeadRecipe:
     Attributes:
         l2: Least penalty on the weights; with few rows 0.01 divided by the rows, if that is more.
         soft: Share of the teacher's distribution in what the head learns; the rest is its label.
+        anchor: Penalty on leaving the champion's weights in a refresh: fewer answers break, and the
+            solver is done sooner; 0 for none.
         iterations: Upper bound of the solver's steps.
         mix: Share of the nearest-prototype answer, in [0, 1].
         sharpness: How fast a prototype's say falls with distance.
@@ -88,6 +90,7 @@ class HeadRecipe:
 
     l2: float = 1e-6
     soft: float = 0.5
+    anchor: float = 1e-5
     iterations: int = 200
     mix: float = 0.3
     sharpness: float = 20.0
@@ -99,6 +102,8 @@ class HeadRecipe:
             raise InvalidValueError("soft must lie in [0, 1]")
         if not 0.0 <= self.mix <= 1.0 or self.sharpness <= 0.0 or self.l2 <= 0.0:
             raise InvalidValueError("mix must lie in [0, 1], sharpness and l2 must be positive")
+        if self.anchor < 0.0:
+            raise InvalidValueError("anchor must be 0 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
