@@ -28,7 +28,7 @@ Releases = Annotated[
 Keys = Annotated[
     Path, typer.Option("--keys", help=f"Folder of the publisher's keys; ${PASSPHRASE} opens them.")
 ]
-Task = Annotated[str, typer.Option(help="Name of the task.")]
+Task = Annotated[str, typer.Option(help="Name of the task; needed when there are several.")]
 Channel = Annotated[str, typer.Option(help="Name of the channel.")]
 Note = Annotated[str, typer.Option(help="Why, for people.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for scripts.")]
@@ -75,25 +75,27 @@ def list_releases(releases: Releases = DEFAULT_RELEASES, as_json: AsJson = False
 def promote(
     bundle: Annotated[str, typer.Argument(help="Id of the bundle, or its beginning.")],
     channel: Channel = "stable",
-    task: Task = "classify",
+    task: Task = "",
     releases: Releases = DEFAULT_RELEASES,
     keys: Keys = DEFAULT_KEYS,
     note: Note = "",
 ) -> None:
     """Offers a bundle of one channel to another."""
-    full = _full_id(releases, bundle)
-    _say("promoted", _publisher(releases, keys).promote(task, full, channel, note=note))
+    found = _named(releases, bundle, task)
+    publisher = _publisher(releases, keys)
+    _say("promoted", publisher.promote(found.task, found.bundle, channel, note=note))
 
 
 @app.command(epilog="Example: understudy release rollback --channel stable --note 'too slow'")
 def rollback(
     channel: Channel = "stable",
-    task: Task = "classify",
+    task: Task = "",
     releases: Releases = DEFAULT_RELEASES,
     keys: Keys = DEFAULT_KEYS,
     note: Note = "",
 ) -> None:
     """Offers the previous bundle again, as a newer release, and withdraws the last."""
+    task = _only_task(_offers(releases), task)
     _say("rolled back to", _publisher(releases, keys).rollback(task, channel, note=note))
 
 
@@ -103,14 +105,32 @@ def _publisher(releases: Path, keys: Path) -> Publisher:
     return ReleaseRepository.open(releases).publisher(keys, passphrase())
 
 
-def _full_id(releases: Path, prefix: str) -> str:
+def _offers(releases: Path) -> list[Release]:
     from understudy.cloud.releases import ReleaseRepository
 
-    known = {r.bundle for r in ReleaseRepository.open(releases).store().releases()}
-    found = sorted(b for b in known if b.startswith(prefix))
+    return ReleaseRepository.open(releases).store().releases()
+
+
+def _named(releases: Path, prefix: str, task: str) -> Release:
+    """The newest offer of the one bundle that begins so; a bundle has one task."""
+    found = {r.bundle: r for r in _offers(releases) if r.bundle.startswith(prefix)}
+    if task:
+        found = {bundle: r for bundle, r in found.items() if r.task == task}
     if len(found) != 1:
         raise ConfigError(f"'{prefix}' names {len(found)} bundles; see `understudy release list`")
-    return found[0]
+    return next(iter(found.values()))
+
+
+def _only_task(offers: list[Release], task: str) -> str:
+    """The task that was named, or the only one there is."""
+    names = sorted({release.task for release in offers})
+    if not names:
+        raise ConfigError("nothing is on offer yet; `understudy release publish` comes first")
+    if not task and len(names) == 1:
+        return names[0]
+    if task not in names:
+        raise ConfigError(f"name one of the tasks on offer with --task: {', '.join(names)}")
+    return task
 
 
 def _say(what: str, release: Release) -> None:
@@ -122,17 +142,17 @@ def _when(release: Release) -> str:
     return moment.strftime("%Y-%m-%d %H:%M")
 
 
-@app.command(epilog="Example: understudy release withdraw 3f2a --task support-desk")
+@app.command(epilog="Example: understudy release withdraw 3f2a")
 def withdraw(
     bundle: Annotated[str, typer.Argument(help="Id of the bundle, or its beginning.")],
-    task: Task = "classify",
+    task: Task = "",
     releases: Releases = DEFAULT_RELEASES,
     keys: Keys = DEFAULT_KEYS,
 ) -> None:
     """Takes every offer of a bundle back; nodes that have it keep it until the next release."""
-    full = _full_id(releases, bundle)
-    _publisher(releases, keys).withdraw(task, full)
-    typer.echo(f"withdrawn: {full[:12]}; no node can install it any more")
+    found = _named(releases, bundle, task)
+    _publisher(releases, keys).withdraw(found.task, found.bundle)
+    typer.echo(f"withdrawn: {found.bundle[:12]}; no node can install it any more")
 
 
 @app.command(epilog="Example: understudy release verify 3f2a --releases releases")
@@ -152,21 +172,21 @@ def verify(
 
 @app.command(epilog="Example: understudy release pause -c cloud.yaml --channel stable")
 def pause(
-    config: CloudConfigFile = CLOUD_YAML, channel: Channel = "stable", task: Task = "classify"
+    config: CloudConfigFile = CLOUD_YAML, channel: Channel = "stable", task: Task = ""
 ) -> None:
     """Stops offering the channel's newest release; nodes that have it keep it."""
-    with rollout_of(config) as rollout:
-        state = rollout.pause(task, channel, time.time())
+    with rollout_of(config) as (rollout, offers):
+        state = rollout.pause(_only_task(offers, task), channel, time.time())
     typer.echo(f"paused: {state.bundle[:12]} on {channel}")
 
 
 @app.command(epilog="Example: understudy release resume -c cloud.yaml --channel stable")
 def resume(
-    config: CloudConfigFile = CLOUD_YAML, channel: Channel = "stable", task: Task = "classify"
+    config: CloudConfigFile = CLOUD_YAML, channel: Channel = "stable", task: Task = ""
 ) -> None:
     """Goes on with a paused rollout."""
-    with rollout_of(config) as rollout:
-        state = rollout.resume(task, channel, time.time())
+    with rollout_of(config) as (rollout, offers):
+        state = rollout.resume(_only_task(offers, task), channel, time.time())
     typer.echo(f"resumed: {state.bundle[:12]} on {channel}")
 
 
@@ -175,21 +195,30 @@ def pin(
     node: Annotated[str, typer.Argument(help="Id of the node.")],
     bundle: Annotated[str, typer.Argument(help="Id of a bundle on offer; none: as it is.")] = "",
     config: CloudConfigFile = CLOUD_YAML,
-    task: Task = "classify",
+    task: Task = "",
     release: Annotated[bool, typer.Option("--unpin", help="Follow the channel again.")] = False,
 ) -> None:
     """Keeps a node at one bundle, or lets it follow its channel again."""
-    with rollout_of(config) as rollout:
+    with rollout_of(config) as (rollout, offers):
+        task = _only_task(offers, task)
         if release:
             rollout.unpin(node, task)
         else:
-            rollout.pin(node, task, bundle)
+            rollout.pin(node, task, _on_offer(offers, task, bundle))
     typer.echo(f"{node} {'follows its channel' if release else 'is pinned'}")
 
 
+def _on_offer(offers: list[Release], task: str, prefix: str) -> str:
+    """The id of the one bundle that begins so; empty when none is named."""
+    found = sorted({r.bundle for r in offers if r.task == task and r.bundle.startswith(prefix)})
+    if prefix and len(found) != 1:
+        raise ConfigError(f"'{prefix}' names {len(found)} bundles; see `understudy release list`")
+    return found[0] if prefix else ""
+
+
 @contextmanager
-def rollout_of(path: Path) -> Iterator[Rollout]:
-    """The rollout of a cloud's configuration."""
+def rollout_of(path: Path) -> Iterator[tuple[Rollout, list[Release]]]:
+    """The rollout of a cloud's configuration, and what is on offer there."""
     from understudy.cloud.config import load_config
     from understudy.cloud.parts import open_rollout
     from understudy.cloud.releases import ReleaseRepository
@@ -198,6 +227,6 @@ def rollout_of(path: Path) -> Iterator[Rollout]:
     store = ReleaseRepository.open(config.path(config.releases_dir)).store()
     rollout = open_rollout(config, store)
     try:
-        yield rollout
+        yield rollout, store.releases()
     finally:
         rollout.close()
