@@ -3,7 +3,9 @@
 The cheap model is the student, the most accurate paid service the teacher. Half of the rows fit the
 score and the thresholds, the other half judges. Three scores: the cheap model's plain confidence;
 ours, the calibrated chance to agree with the teacher given confidence and label; and ours with gold
-labels on the fitting half, the expected gain of asking.
+labels on the fitting half, the expected gain of asking. In two steps another paid service is heard
+first, and the best one where that is not sure enough or differs from the cheap model; which service
+that is, the fitting half decides.
 
 python bench/contract_frugal.py          one split
 python bench/contract_frugal.py --full   ten splits, as reported
@@ -12,7 +14,7 @@ python bench/contract_frugal.py --full   ten splits, as reported
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import contract_data as data
 import numpy as np
@@ -101,19 +103,28 @@ def _map(confidence: Floats, outcome: Floats) -> tuple[Floats, Floats]:
 SCORES = {"plain confidence": plain, "ours": agreement, "ours, gold known": gain}
 
 
-def halves(services: list[data.Service], seed: int) -> tuple[Half, Half]:
-    """Fitting half and judging half; confidences scaled to [0, 1]."""
+def halves(
+    services: list[data.Service], seed: int, middle: data.Service | None = None
+) -> tuple[Half, Half]:
+    """Fitting half and judging half; confidences scaled to [0, 1].
+
+    With a middle service it is the student, and what the cheap model says is part of its label.
+    """
     cheap, best = services[0], services[1]
-    scaled = cheap.confidence - cheap.confidence.min()
+    first = cheap if middle is None else middle
+    label = (
+        first.label if middle is None else np.char.add(np.char.add(first.label, "|"), cheap.label)
+    )
+    scaled = first.confidence - first.confidence.min()
     scaled = scaled / scaled.max()
     order = np.random.default_rng(seed).permutation(len(scaled))
-    agree = cheap.label == best.label
+    agree = first.label == best.label
 
     def part(places: NDArray[np.int64]) -> Half:
         return Half(
             scaled[places],
-            cheap.label[places],
-            cheap.right[places],
+            label[places],
+            first.right[places],
             best.right[places],
             agree[places],
         )
@@ -140,38 +151,74 @@ def chosen(fit: Half, make: Callable[[Half], Score]) -> int:
     return int(np.argmax(curve(fit, fit, make).accuracy))
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One split of one policy, on the judging half; costs in $ per 10,000."""
+
+    accuracy: float
+    cost: float
+    calls: float
+    cost_to_match: float
+    calls_to_match: float
+    middle: str = ""
+
+
+def one_step(services: list[data.Service], make: Callable[[Half], Score], seed: int) -> Figures:
+    """Cheap model, then the best service."""
+    fit, judge = halves(services, seed)
+    return figures(fit, judge, make, services[0].cost, services[1])
+
+
+def two_steps(services: list[data.Service], make: Callable[[Half], Score], seed: int) -> Figures:
+    """Cheap model and another service, then the best one."""
+    found: list[tuple[float, float, Figures]] = []
+    for middle in services[2:]:
+        fit, judge = halves(services, seed, middle)
+        cost = services[0].cost + middle.cost
+        known = figures(fit, fit, make, cost, services[1])
+        judged = figures(fit, judge, make, cost, services[1])
+        found.append((known.cost_to_match, -known.accuracy, replace(judged, middle=middle.name)))
+    return min(found, key=lambda one: (np.nan_to_num(one[0], nan=np.inf), one[1]))[2]
+
+
+def figures(
+    fit: Half, judge: Half, make: Callable[[Half], Score], cost: float, best: data.Service
+) -> Figures:
+    drawn, place = curve(fit, judge, make), chosen(fit, make)
+    matches = np.flatnonzero(drawn.accuracy >= judge.teacher.mean())
+    calls = float(drawn.escalated[matches[0]]) if len(matches) else np.nan
+    share = float(drawn.escalated[place])
+    return Figures(
+        float(drawn.accuracy[place]),
+        cost + share * best.cost,
+        share,
+        cost + calls * best.cost,
+        calls,
+    )
+
+
+POLICIES = {name: (one_step, make) for name, make in SCORES.items()} | {
+    f"{name}, two steps": (two_steps, make)
+    for name, make in SCORES.items()
+    if name != "plain confidence"
+}
+
+
 def judge_set(services: list[data.Service], name: str, seeds: range) -> list[dict[str, object]]:
-    """The paid services, and each score's curve in three figures."""
-    cheap, best = services[0], services[1]
+    """The paid services, and each policy in means over the splits."""
     rows: list[dict[str, object]] = [
         {"set": name, "policy": s.name, "accuracy": float(s.right.mean()), "cost": s.cost}
         for s in services
     ]
-    for label, make in SCORES.items():
-        found = []
-        for seed in seeds:
-            fit, judge = halves(services, seed)
-            drawn, best_share = curve(fit, judge, make), chosen(fit, make)
-            matches = np.flatnonzero(drawn.accuracy >= judge.teacher.mean())
-            found.append(
-                (
-                    drawn.accuracy[best_share],
-                    drawn.escalated[best_share],
-                    drawn.accuracy[30],
-                    drawn.escalated[matches[0]] if len(matches) else np.nan,
-                )
-            )
-        accuracy, share, third, match = np.nanmean(np.array(found), axis=0)
-        rows.append(
-            {
-                "set": name,
-                "policy": label,
-                "accuracy": float(accuracy),
-                "cost": float(cheap.cost + share * best.cost),
-                "at 30 % calls": float(third),
-                "calls to match the best service": float(match),
-            }
-        )
+    for label, (steps, make) in POLICIES.items():
+        found = [steps(services, make, seed) for seed in seeds]
+        means = {
+            f.name: float(np.nanmean([getattr(one, f.name) for one in found]))
+            for f in fields(Figures)
+            if f.name != "middle"
+        }
+        middles = sorted({one.middle for one in found} - {""})
+        rows.append({"set": name, "policy": label, "middle": ", ".join(middles), **means})
     return rows
 
 
@@ -183,7 +230,16 @@ def main() -> None:
         for name in data.FRUGAL_SETS
         for row in judge_set(data.frugal(options.data, name), name, seeds)
     ]
-    head = ["set", "policy", "accuracy", "cost", "at 30 % calls", "calls to match the best service"]
+    head = [
+        "set",
+        "policy",
+        "middle",
+        "accuracy",
+        "cost",
+        "calls",
+        "cost_to_match",
+        "calls_to_match",
+    ]
     data.table(head, [[row.get(name, "") for name in head] for row in rows])
     data.write(options.out, {"rows": rows})
 
