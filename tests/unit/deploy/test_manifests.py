@@ -6,6 +6,8 @@ schema does not say.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,39 @@ def _pods(value: Any, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 PODS = [p for m in MANIFESTS for p in _pods(m, f"{m['kind']}/{m['metadata']['name']}")]
+
+
+# The fields of KubeRay 1.7's types in ray.io/v1, by the object they stand in.
+KUBERAY = {
+    "spec": {
+        *("rayClusterConfig", "serveConfigV2", "serveService", "suspend", "upgradeStrategy"),
+        *("excludeHeadPodFromServeSvc", "rayClusterDeletionDelaySeconds", "managedBy"),
+    },
+    "rayClusterConfig": {
+        *("autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions", "suspend"),
+        *("headGroupSpec", "headServiceAnnotations", "managedBy", "rayVersion", "workerGroupSpecs"),
+    },
+    "headGroupSpec": {"template", "rayStartParams", "headService", "enableIngress", "serviceType"},
+    "workerGroupSpecs": {
+        *("groupName", "replicas", "minReplicas", "maxReplicas", "idleTimeoutSeconds", "suspend"),
+        *("numOfHosts", "rayStartParams", "scaleStrategy", "template"),
+    },
+    "autoscalerOptions": {
+        *("env", "envFrom", "idleTimeoutSeconds", "image", "imagePullPolicy", "resources"),
+        *("securityContext", "upscalingMode", "version", "volumeMounts"),
+    },
+}
+
+
+def unknown_fields(name: str, value: Any) -> set[str]:
+    """Fields that KubeRay does not know, as `object.field`, however deep."""
+    known = KUBERAY.get(name)
+    if isinstance(value, list):
+        return {field for inner in value for field in unknown_fields(name, inner)}
+    if known is None or not isinstance(value, dict):
+        return set()
+    found = {f"{name}.{key}" for key in value.keys() - known}
+    return found.union(*(unknown_fields(key, inner) for key, inner in value.items()))
 
 
 def named(kind: str, name: str) -> dict[str, Any]:
@@ -104,6 +139,27 @@ def test_ray_takes_the_serve_configuration_and_it_is_the_one_of_the_cloud() -> N
     assert build_config(arguments["serve"], ServeOptions, source="rendered") == build_config(
         cloud["serve"], ServeOptions, source="cloud"
     )
+
+
+def test_a_ray_service_has_only_fields_that_kuberay_knows() -> None:
+    """What it does not know it drops in silence, or refuses in the cluster."""
+    spec = named("RayService", "understudy-teacher")["spec"]
+
+    assert unknown_fields("spec", spec) == set()
+    assert unknown_fields("spec", {"rayClusterConfig": {"headGroupSpec": {"pod": 1}}}) == {
+        "headGroupSpec.pod"
+    }
+
+
+def test_the_clock_that_puts_the_teacher_to_sleep_patches_a_field_that_exists() -> None:
+    """A patch of an unknown field is taken, dropped, and the bill goes on."""
+    template = (DEPLOY / "helm" / "understudy" / "templates" / "teacher.yaml").read_text()
+    (patch,) = re.findall(r"--patch, '(.*)'\]", template)
+
+    patched = json.loads(re.sub(r"{{.*?}}", "true", patch))
+
+    assert set(patched) == {"spec"}
+    assert patched["spec"].keys() <= KUBERAY["spec"]
 
 
 def test_containers_run_commands_that_people_can_type() -> None:
