@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -66,6 +67,21 @@ class Plant:
         node = Node(self.folder / "node", self.root, self.address, settings, self.clock)
         self.nodes.append(node)
         return node
+
+
+@dataclass
+class _Slow:
+    """A store whose files take forty minutes each to begin."""
+
+    store: ReleaseStore
+    clock: Clock
+
+    def metadata(self, name: str) -> bytes:
+        return self.store.metadata(name)
+
+    def open_blob(self, sha256: str) -> tuple[BinaryIO, int]:
+        self.clock.now += 2400
+        return self.store.open_blob(sha256)
 
 
 @pytest.fixture
@@ -501,6 +517,25 @@ class TestManners:
 
         assert start == f"{datetime.fromtimestamp(node.clock.now).astimezone():%H}:00"
         assert bundles.ids[1] == node.client.loaded
+
+    def test_a_window_that_closes_in_a_download_stops_it_and_what_came_is_kept(
+        self, plant: Plant, bundles: Bundles
+    ) -> None:
+        from datetime import datetime
+
+        local = datetime.fromtimestamp(plant.clock.now).astimezone()
+        window = UpdateWindow(start=f"{local.hour:02d}:00", end=f"{(local.hour + 1) % 24:02d}:00")
+        plant.order(plant.publisher.publish(bundles.path(0), "stable"))
+        plant.shelf.source = _Slow(plant.store, plant.clock)
+        size = sum(f.stat().st_size for f in bundles.path(0).iterdir())
+        node = plant.node(replace(QUICK, window=window))
+        node.update()
+        stopped = (node.updater.record.state, 0 < plant.shelf.sent < size, node.client.loaded)
+        node.until(UpdateState.COMMIT, steps=400)
+
+        assert (UpdateState.DOWNLOAD, True, "") == stopped
+        assert bundles.ids[0] == node.client.loaded
+        assert plant.shelf.sent <= 1.1 * size
 
     def test_the_cloud_is_heard_while_a_student_is_on_probation(
         self, installed: Plant, bundles: Bundles
