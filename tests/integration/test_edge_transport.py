@@ -63,6 +63,15 @@ def test_the_teachers_label_comes_back_and_the_record_arrives_whole(
     assert gateway.metadata["Predict"]["traceparent"] == "00-abc-def-01"
 
 
+@pytest.mark.parametrize("trace", ["00-abc\n", "00-äöü", "\x00"])
+def test_a_trace_that_no_header_can_carry_costs_the_trace_only(
+    gateway: EdgeGateway, link: CloudLink, trace: str
+) -> None:
+    """It comes from the product's own callers, who may send anything."""
+    assert gateway.label == link.predict(record(), 5, traceparent=trace)
+    assert "traceparent" not in gateway.metadata["Predict"]
+
+
 def test_a_batch_gives_one_outcome_a_record(gateway: EdgeGateway, link: CloudLink) -> None:
     """One bad record must not spoil its neighbours."""
     gateway.outcome["e2"] = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from understudy.edge.config import EdgeConfig, Mode
 from understudy.edge.events import Event, EventKind, Events
 from understudy.edge.ids import new_request_id
 from understudy.edge.loaded import Loaded
+from understudy.edge.margin import Margin
 from understudy.edge.options import Request
 from understudy.edge.ports import Outcome, Question
 from understudy.edge.privacy import Outbox
@@ -89,6 +90,7 @@ class Engine:
         background: Takes a question to ask behind the answer; False when too many wait.
         shadow: Told every teacher's label, for the champion in the shadow of a new student.
         has_cloud: False when no cloud is configured.
+        margin: What is kept back of a budget for the way home.
     """
 
     config: EdgeConfig
@@ -103,6 +105,7 @@ class Engine:
     background: Callable[[Question], bool]
     shadow: Callable[[Ask, TeacherLabel], None]
     has_cloud: bool
+    margin: Margin = field(default_factory=Margin)
 
     def ask(self, text: str, request: Request) -> Ask:
         """Lets the student answer one text and the policy decide on it; the hot path.

@@ -15,12 +15,10 @@ from understudy.edge.options import Request
 from understudy.edge.ports import Outcome
 from understudy.types.answer import Answer
 from understudy.types.decision import Reason
-from understudy.types.errors import LinkDownError
+from understudy.types.errors import DeadlineError, LinkDownError
 from understudy.types.records import EscalationRecord
 
 BATCH = 64
-MARGIN_S = 0.004
-"""Kept back from the budget for the way home: threads must be scheduled, answers built."""
 _RETRY_LEFT_S = 0.1
 
 
@@ -65,20 +63,28 @@ def _ask_teacher(
     obstacle = engine.obstacle(batch[0])
     if obstacle is not None:
         return [obstacle] * len(batch)
-    outcomes = yield _call(batch)
+    outcomes = yield from _ask_once(engine, batch)
     left = batch[0].time_left_s()
     if isinstance(outcomes[0], LinkDownError) and left > _RETRY_LEFT_S and engine.circuit.healthy:
         pause = random.uniform(0.01, 0.04)  # noqa: S311 - spreads a fleet, guards nothing
-        outcomes = yield _call(batch, pause)
+        outcomes = yield from _ask_once(engine, batch, pause)
     engine.learn(outcomes)
     return outcomes
 
 
-def _call(batch: Sequence[Ask], pause_s: float = 0.0) -> Call:
+def _ask_once(
+    engine: Engine, batch: Sequence[Ask], pause_s: float = 0.0
+) -> Generator[Call, Sequence[Outcome], Sequence[Outcome]]:
+    """One call within what is left, less what the way home takes on this machine now."""
     first = batch[0]
-    left = max(0.001, first.time_left_s() - pause_s - MARGIN_S)
+    left_s = first.time_left_s() - pause_s
+    kept_s = engine.margin.of(left_s)
     records = tuple(ask.record for ask in batch if ask.record is not None)
-    return Call(records, left, first.request.traceparent, pause_s)
+    timeout_s = max(0.001, left_s - kept_s)
+    outcomes = yield Call(records, timeout_s, first.request.traceparent, pause_s)
+    if isinstance(outcomes[0], DeadlineError):
+        engine.margin.note(kept_s - first.time_left_s())
+    return outcomes
 
 
 def _batches(places: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -17,7 +17,9 @@ from understudy.edge.config import EdgeConfig
 from understudy.edge.student import PROFILES, Student
 from understudy.edge.telemetry import BOUNDS_MS, Histogram
 from understudy.router.policy import Policy
+from understudy.router.score import score
 from understudy.types.contract import Calibration
+from understudy.types.errors import BundleError, InvalidValueError
 from understudy.types.release import Directive
 
 
@@ -130,7 +132,7 @@ def load(bundle: Bundle, config: EdgeConfig, audit_key: bytes, audit_rate: float
     """
     make = Student.proved if config.check_golden else Student.load
     student = make(bundle, PROFILES[config.profile])
-    student.read("warm up")
+    _warm_up(student)
     chosen = student.bundle  # a variant for this CPU has a certificate of its own
     certificate = chosen.certificate
     policy = Policy.from_certificate(certificate, audit_rate=audit_rate, audit_key=audit_key)
@@ -139,3 +141,12 @@ def load(bundle: Bundle, config: EdgeConfig, audit_key: bytes, audit_rate: float
     if config.contract.precedence is not None:
         policy = replace(policy, precedence=config.contract.precedence)
     return Loaded(chosen, student, chosen.calibration, policy, certificate.expires_unix_s)
+
+
+def _warm_up(student: Student) -> None:
+    """One text through student and score, so that nothing goes wrong for the first time later."""
+    reading = student.read("warm up")
+    try:
+        score(reading.logits, reading.similarity, student.bundle.calibration)
+    except InvalidValueError as error:
+        raise BundleError(f"the calibration cannot be used: {error}") from error

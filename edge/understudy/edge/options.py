@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from understudy.edge.config import EdgeConfig, Mode
 from understudy.edge.events import Listener
+from understudy.edge.text import readable
 from understudy.types.config import nearest_key
 from understudy.types.errors import InvalidValueError
 
@@ -48,6 +49,9 @@ class Request:
     def __post_init__(self) -> None:
         if not self.deadline_ms > 0:
             raise InvalidValueError(f"deadline_ms must be positive, not {self.deadline_ms}")
+        for name in ("subject", "slice_name", "traceparent"):
+            if not isinstance(getattr(self, name), str):
+                raise InvalidValueError(f"{name} must be a str")
 
 
 def request_of(config: EdgeConfig, options: PredictOptions) -> Request:
@@ -66,4 +70,6 @@ def request_of(config: EdgeConfig, options: PredictOptions) -> Request:
     except ValueError as error:
         known = ", ".join(Mode)
         raise InvalidValueError(f"mode must be one of {known}, not {given['mode']!r}") from error
-    return Request(**given)
+    request = Request(**given)
+    # It travels with the record, and neither disk nor wire carries every `str`.
+    return replace(request, slice_name=readable(request.slice_name))

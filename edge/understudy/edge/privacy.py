@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from understudy.edge.config import PrivacyConfig, Redaction
+from understudy.edge.text import readable
 from understudy.types.records import EscalationRecord
 
 BeforeSend = Callable[[EscalationRecord], EscalationRecord | None]
+"""Gives a record with another `text`, `subject` or `top`; other changes do not count."""
 
 _EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _URL = re.compile(r"\b(?:https?://|www\.)\S{1,2000}", re.IGNORECASE)
@@ -70,12 +72,17 @@ class Outbox:
             return record
         try:
             cleared = self._before_send(record)
-        except Exception:  # noqa: BLE001 - whatever the product's hook raises, nothing is sent
+            if cleared is None:
+                return None
+            # Only these are the product's; what the statistics rest on stays as it was drawn.
+            text, subject = readable(cleared.text), readable(cleared.subject)
+            return replace(record, text=text, subject=subject, top=tuple(cleared.top))
+        except Exception:  # noqa: BLE001 - whatever the product's hook does, nothing is sent
             return None
-        return cleared if isinstance(cleared, EscalationRecord) else None
 
     def tag(self, subject: str) -> str:
         """How a subject is named outside of the product."""
+        subject = readable(subject)
         if not subject or not self._config.hash_subjects:
             return subject
         return subject_tag(subject, self._key)

@@ -418,6 +418,55 @@ def test_before_send_fails_closed(opened: Any, cloud: FakeCloud, hook: Any) -> N
     assert cloud.asked == cloud.reported == []
 
 
+def test_a_client_learns_how_long_the_way_home_takes(bundle: Path) -> None:
+    """A call that came back late leaves earlier the next time, so that budgets hold."""
+
+    class LateCloud(FakeCloud):
+        def predict_batch(
+            self, records: Sequence[EscalationRecord], timeout_s: float, *, traceparent: str = ""
+        ) -> list[Outcome]:
+            threading.Event().wait(timeout_s + 0.02)
+            return super().predict_batch(records, timeout_s, traceparent=traceparent)
+
+    late = LateCloud()
+    late.error = DeadlineError("too late")
+    with EdgeClient.open(EdgeConfig(bundle=str(bundle), deadline_ms=200), cloud=late) as client:
+        assert client.predict(UNSURE).reason is Reason.DEADLINE
+        assert client.runtime.engine.margin.of(1.0) > 0.02
+
+
+def test_before_send_cannot_touch_what_the_statistics_rest_on(
+    opened: Any, cloud: FakeCloud
+) -> None:
+    """A record with another coin or id would spoil the certificate, or be logged twice."""
+    client = opened(
+        before_send=lambda r: replace(r, text="x", event_id="e", coin=True, propensity=0.5)
+    )
+    answer = client.predict(UNSURE)
+
+    [record] = cloud.asked
+    assert (record.text, record.event_id) == ("x", answer.request_id)
+    assert (record.coin, record.propensity) == (False, 1.0)
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "a\0b", "\U0010ffff"])
+def test_odd_text_around_a_request_reaches_disk_and_cloud(
+    opened: Any, cloud: FakeCloud, tmp_path: Path, odd: str
+) -> None:
+    """One record that cannot be written or sent must not hold up all that come after it."""
+    client = opened(state_dir=str(tmp_path), before_send=lambda r: replace(r, text=r.text + odd))
+    cloud.error = LinkDownError("away")
+    client.predict("qqq" + odd, subject=odd, slice_name=odd, traceparent=odd)
+    client.predict(UNSURE, subject="anna")
+    wait_until(lambda: client.runtime.uploader.spool.stats().rows == 2)
+
+    assert client.forget(odd) == 1
+    cloud.error = None
+    assert client.flush(5)
+    assert [r.subject for r in cloud.reported] == ["anna"]
+    assert "internal" not in client.status().faults
+
+
 def test_before_send_may_change_what_leaves(opened: Any, cloud: FakeCloud) -> None:
     """The product knows its data."""
     opened(before_send=lambda r: replace(r, text="scrubbed")).predict(UNSURE)
@@ -569,6 +618,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"deadline_ms": float("nan")}, "deadline_ms must be positive"),
     ({"mode": "later"}, "mode must be one of wait, answer_first, edge_only"),
     ({"dead_line_ms": 3}, "Did you mean 'deadline_ms'"),
+    ({"subject": 7}, "subject must be a str"),
+    ({"traceparent": b"00"}, "traceparent must be a str"),
 ]
 
 
@@ -601,6 +652,18 @@ def np_huge() -> Any:
     import numpy as np
 
     return np.float32(1e37)
+
+
+def test_a_calibration_that_cannot_score_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    """Else every request would raise."""
+    from understudy.edge.bundle import encode_calibration
+    from understudy.types.contract import Calibration
+
+    wrong = encode_calibration(Calibration(score="learned", weights={"mood": 1.0}))
+    build_bundle(tmp_path / "c", replace={"calibration.json": wrong})
+
+    with pytest.raises(BundleError, match="the calibration cannot be used: a learned score weighs"):
+        EdgeClient.open(tmp_path / "c")
 
 
 def test_a_bundle_that_cannot_be_loaded_leaves_the_present_one(opened: Any, tmp_path: Path) -> None:

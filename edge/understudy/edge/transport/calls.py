@@ -131,8 +131,9 @@ def renewal(response: enrollment_pb2.RenewCertificateResponse) -> Renewal:
 
 
 def call_metadata(traceparent: str) -> tuple[tuple[str, str], ...]:
-    """The W3C trace context, where the product has one."""
-    return (("traceparent", traceparent),) if traceparent else ()
+    """The W3C trace context, where the product has one that a header can carry."""
+    fits = traceparent.isascii() and traceparent.isprintable()
+    return (("traceparent", traceparent),) if traceparent and fits else ()
 
 
 @contextmanager
