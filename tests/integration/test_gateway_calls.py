@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -100,6 +101,28 @@ def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
 
 def stored(cloud: Cloud, asked: EscalationRecord, node: str = "kiosk-1") -> LoggedRow | None:
     return cloud.gateway.parts.log.find(asked.event_id, node)
+
+
+def test_an_answer_that_comes_too_late_is_in_the_log_all_the_same(
+    cloud: Cloud, channel: grpc.Channel
+) -> None:
+    """The product was answered by its student; the night wants to know what the teacher said."""
+    asked, before = record(), cloud.teacher.asked
+    cloud.teacher.gate.clear()
+    stub = inference_pb2_grpc.InferenceServiceStub(channel)
+    call = stub.Predict.future(inference_pb2.PredictRequest(record=record_to_wire(asked)))
+    wait_until(lambda: cloud.teacher.asked > before)
+    call.cancel()
+    report(channel, record())  # on the same connection: the gateway has seen the end of the call
+    assert stored(cloud, asked) is None
+    cloud.teacher.gate.set()
+
+    wait_until(lambda: stored(cloud, asked) is not None)
+    late = replace(asked, kind=RecordKind.DEGRADED)
+    assert report(channel, late).receipts[0].outcome == feedback_pb2.RECORD_OUTCOME_STORED
+    row = stored(cloud, asked)
+    assert row is not None
+    assert row.teacher == label()
 
 
 def test_an_escalation_is_answered_and_in_the_log(cloud: Cloud, channel: grpc.Channel) -> None:

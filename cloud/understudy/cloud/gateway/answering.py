@@ -7,7 +7,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from understudy.cloud.cache import AnswerCache, answer_key
 from understudy.cloud.config import TaskConfig
@@ -17,7 +19,7 @@ from understudy.cloud.gateway.writer import LogWriter
 from understudy.cloud.log import NewRow
 from understudy.cloud.quotas import Quotas
 from understudy.cloud.teacher import ScoreRequest
-from understudy.types.errors import TeacherError
+from understudy.types.errors import TeacherError, UnderstudyError
 from understudy.types.records import EscalationRecord, TeacherLabel
 
 _MAX_RECENT = 10_000
@@ -67,6 +69,7 @@ class Answering:
         self._teacher_id = teacher_id
         self._running: dict[tuple[str, str], list[asyncio.Future[Answered | None]]] = {}
         self._recent: OrderedDict[tuple[str, str], TeacherLabel] = OrderedDict()
+        self._late: set[asyncio.Task[None]] = set()
 
     async def answer(self, record: EscalationRecord, asking: Asking) -> Answered:
         """The teacher's label, durable in the log.
@@ -129,8 +132,22 @@ class Answering:
                 labels=labels,
                 deadline_unix_s=time.time() + asking.left_s,
                 trace=asking.trace,
-            )
+            ),
+            partial(self._take_late, record),
         )
+
+    def _take_late(self, record: EscalationRecord, label: TeacherLabel) -> None:
+        """The caller's time is over; what the teacher said is worth keeping all the same."""
+        task = asyncio.create_task(self._log_late(record, label))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _log_late(self, record: EscalationRecord, label: TeacherLabel) -> None:
+        # Whatever goes wrong here, the node still has the row and will report it.
+        with suppress(UnderstudyError):
+            await self._writer.append([NewRow(record, label)])
+            self._remember((record.node, record.event_id), label)
+            self._observer.took((record,), "predict")
 
     def _remember(self, key: tuple[str, str], label: TeacherLabel) -> None:
         self._recent[key] = label

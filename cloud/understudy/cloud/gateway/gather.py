@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from understudy.cloud.gateway.ports import Observer, Teacher
@@ -29,12 +29,16 @@ from understudy.types.records import TeacherLabel
 _log = logging.getLogger(__name__)
 
 Outcome = TeacherLabel | UnderstudyError
+Late = Callable[[TeacherLabel], None]
+LATE_S = 2.0
+"""A call under way may run on for so long past its callers' deadline: the log wants its answer."""
 
 
 @dataclass(slots=True)
 class _Waiting:
     request: ScoreRequest
     outcome: asyncio.Future[Outcome]
+    late: Late | None = None
 
 
 class Gatherer:
@@ -72,8 +76,12 @@ class Gatherer:
         """Inputs that no call has taken yet."""
         return len(self._queue)
 
-    async def score(self, request: ScoreRequest) -> TeacherLabel:
+    async def score(self, request: ScoreRequest, late: Late | None = None) -> TeacherLabel:
         """The teacher's answer to one input.
+
+        Args:
+            request: The input.
+            late: Told the answer when it comes after the caller has gone.
 
         Raises:
             UnderstudyError: What the teacher said of this input; `OverloadedError` when too many
@@ -84,7 +92,7 @@ class Gatherer:
         if len(self._queue) >= self._max_queue:
             raise OverloadedError("too many inputs wait for the teacher; come back later", 1.0)
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(request, outcome))
+        self._queue.append(_Waiting(request, outcome, late))
         self._wake()
         found = await outcome
         if isinstance(found, UnderstudyError):
@@ -156,7 +164,7 @@ class Gatherer:
     async def _ask(self, requests: Sequence[ScoreRequest]) -> Sequence[Outcome]:
         """One call; whatever goes wrong becomes the outcome of each input."""
         latest = max(request.deadline_unix_s for request in requests)
-        left_s = min(self._timeout_s, latest - time.time())
+        left_s = min(self._timeout_s, latest - time.time() + LATE_S)
         error: UnderstudyError
         try:
             async with asyncio.timeout(left_s):
@@ -177,3 +185,5 @@ class Gatherer:
 def _settle(waiting: _Waiting, outcome: Outcome) -> None:
     if not waiting.outcome.done():
         waiting.outcome.set_result(outcome)
+    elif waiting.late is not None and isinstance(outcome, TeacherLabel):
+        waiting.late(outcome)
