@@ -100,15 +100,25 @@ def pictures(new: Sheet, old: Sheet | None, exam: Exam) -> dict[str, Any]:
     return {"judged": judged, "accuracy": accuracy}
 
 
-def changed_answers(old: Student, new: Student, exam: Exam, most: int = 20) -> list[dict[str, str]]:
-    """Redacted samples of rows on which the two students differ."""
-    before, after = answer(old, exam.rows).labels, answer(new, exam.rows).labels
-    rows = zip(exam.rows, before, after, strict=True)
-    return [
+def changed_answers(
+    old: Student, new: Student, rows: Sequence[Example], most: int = 24
+) -> list[dict[str, str]]:
+    """Redacted samples of rows on which the two students differ; broken ones first."""
+    before, after = answer(old, rows).labels, answer(new, rows).labels
+    changed = [
         {"text": redact(row.text), "teacher": row.target, "champion": a, "challenger": b}
-        for row, a, b in rows
+        for row, a, b in zip(rows, before, after, strict=True)
         if a != b
-    ][:most]
+    ]
+    return sorted(changed, key=lambda row: row["champion"] != row["teacher"])[:most]
+
+
+def learned_answers(
+    old: Student, new: Student, rows: Sequence[Example], most: int = 12
+) -> list[dict[str, str]]:
+    """Redacted samples of rows that only the new student answers as the teacher does."""
+    changed = changed_answers(old, new, rows, most=len(rows))
+    return [row for row in changed if row["challenger"] == row["teacher"]][:most]
 
 
 def _certificate(

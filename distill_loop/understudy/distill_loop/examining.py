@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.drift import drift
-from understudy.distill_loop.evaluation import Exam, changed_answers, compare_latency, pictures, sit
+from understudy.distill_loop.evaluation import (
+    Exam,
+    changed_answers,
+    compare_latency,
+    learned_answers,
+    pictures,
+    sit,
+)
 from understudy.distill_loop.evidence import Evidence, Verdict
 from understudy.distill_loop.export import open_graph, run_graph
 from understudy.distill_loop.gate import judge
@@ -54,6 +61,12 @@ def split_news(folds: Folds, champion: Proved | None) -> News:
     )
 
 
+def taught_tonight(folds: Folds, news: News, most: int = 500) -> tuple[Example, ...]:
+    """The newest rows that trained and had not been there the night before."""
+    new = {row.id for row in news.new}
+    return tuple(row for row in folds.train if row.id in new)[-most:]
+
+
 def examine(night: Night, proved: Proved, folds: Folds, graph: bytes | None = None) -> Verdict:
     """Compares champion and challenger on rows that neither learned from.
 
@@ -93,7 +106,9 @@ def examine(night: Night, proved: Proved, folds: Folds, graph: bytes | None = No
         )
         night.figures |= pictures(new, old, exam)
         if before is not None:
-            night.figures["changed"] = changed_answers(before.student, proved.student, exam)
+            pair_of = (before.student, proved.student)
+            night.figures["changed"] = changed_answers(*pair_of, exam.rows)
+            night.figures["learned"] = learned_answers(*pair_of, taught_tonight(folds, news))
         gate = night.recipe.gate
         return judge(evidence, gate, [find_plugin("check", name) for name in gate.checks])
 

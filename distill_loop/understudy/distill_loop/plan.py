@@ -7,7 +7,7 @@ the steps the recipe asks for.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from understudy.distill_loop.distil import Lesson, distil, plan_batches
 from understudy.distill_loop.encoder import parameter_count
 from understudy.distill_loop.head import fit_head
 from understudy.distill_loop.night import Night, Sources
+from understudy.distill_loop.plan_store import keep_plan
 from understudy.distill_loop.recipe import Recipe
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds, split
@@ -56,7 +57,7 @@ class NightPlan:
 
 
 def plan_night(recipe: Recipe, workspace: Workspace, sources: Sources) -> NightPlan:
-    """Plans the night that `run_night` would run; writes nothing but cached vectors.
+    """Plans the night that `run_night` would run; keeps the plan beside the night, nothing else.
 
     Raises:
         DataError: If there is nothing to learn from.
@@ -68,7 +69,7 @@ def plan_night(recipe: Recipe, workspace: Workspace, sources: Sources) -> NightP
     lengths = [len(row.text.split()) + 2 for row in folds.train] * (1 + recipe.distil.augment)
     steps = len(plan_batches(lengths, recipe.distil, recipe.seed))
     megabytes = _megabytes(model, recipe)
-    return NightPlan(
+    plan = NightPlan(
         minutes=_minutes(night, model, folds, steps),
         encoder_megabytes=megabytes,
         shipped_megabytes=megabytes + len(model.tokenizer) / 1e6 + recipe.head.max_bytes / 1e6,
@@ -80,6 +81,8 @@ def plan_night(recipe: Recipe, workspace: Workspace, sources: Sources) -> NightP
         classes=len(night.labels(folds)),
         warm=bool(night.champion_id) and night.checkpoint(night.champion_id).is_dir(),
     )
+    keep_plan(workspace, night.champion_id, asdict(plan))
+    return plan
 
 
 def _minutes(night: Night, model: StudentModel, folds: Folds, steps: int) -> float:

@@ -1,37 +1,36 @@
 """The page of a night: one HTML file with its figures inside, and the same numbers as JSON.
 
-What it shows was measured on rows that judged; nothing is computed from rows that trained.
+What it shows was measured on rows that judged; nothing is computed from rows that trained, but for
+the samples of what was learned, which say so.
 """
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from understudy.distill_loop.gate import Outcome
+from understudy.distill_loop.evidence import Check, Outcome
+from understudy.distill_loop.report_figures import figures
+from understudy.distill_loop.report_style import STYLE
 from understudy.distill_loop.run import NightResult, recorded_night
 from understudy.distill_loop.workspace import Workspace
 from understudy.files import write_atomic
 from understudy.types.errors import ConfigError
 
-Numbers = NDArray[np.float64]
-_INK, _OLD, _NEW = "#22333b", "#b08968", "#1d7874"
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#22333b;max-width:62rem;margin:2rem auto}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .6rem;
-border-bottom:1px solid #eee;vertical-align:top}.pass{color:#1d7874}.fail{color:#b00020}
-.undecided{color:#b07d00}figure{display:inline-block;margin:.5rem}img{max-width:100%}
-.big{font-size:1.3rem}
-"""
+_ORDER = {Outcome.FAIL: 0, Outcome.UNDECIDED: 1, Outcome.PASS: 2}
+_SHARES = {
+    "non_inferior",
+    "gold",
+    "negative_flips",
+    "coverage",
+    "slices",
+    "triggers",
+    "compression",
+}
+_SIGNED = {"non_inferior", "gold"}
 
 
 def write_report(workspace: Workspace, name: str, target: Path) -> Path:
@@ -50,29 +49,34 @@ def write_report(workspace: Workspace, name: str, target: Path) -> Path:
         ended = ", ".join(workspace.nights()) or "none"
         raise ConfigError(f"no night '{name}' has ended in {workspace.folder}; ended are: {ended}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, render(result).encode(), mode=0o644)
+    write_atomic(target, render(result).encode())
     recorded = (workspace.folder / "nights" / f"{name}.json").read_bytes()
-    write_atomic(target.with_suffix(".json"), recorded, mode=0o644)
+    write_atomic(target.with_suffix(".json"), recorded)
     return target
 
 
 def render(result: NightResult) -> str:
     """The page as text; self-contained."""
+    found = result.figures
+    facts = {"threshold": result.threshold, "risk": found.get("risk_allowed")}
+    drawn = figures(found.get("judged", {}), facts) or ["<p>No rows judged.</p>"]
     parts = [
-        f"<!doctype html><meta charset=utf-8><title>{_safe(result.name)}</title>",
-        f"<style>{_STYLE}</style><h1>Night {_safe(result.name)}</h1>",
-        _summary(result),
-        _section("Checks", _checks(result)),
-        _section("Figures", "".join(_figures(result.figures.get("judged", {})))),
-        _section("What changed", _changes(result.figures.get("changed", ()))),
-        _section("Data", _table(("rows", "count"), result.rows.items())),
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width, initial-scale=1'>",
+        f"<title>Night {_safe(result.name)}</title><style>{STYLE}</style>",
+        _headline(result),
+        _section("Figures", f"<div class=figures>{''.join(drawn)}</div>"),
+        _section("What the gate looked at", _checks(result.checks)),
         _section("What was learned", _learned(result)),
-        _section("Time", _table(("stage", "seconds"), _rounded(result.seconds))),
+        _section("Answers that changed", _changes(found.get("changed", ()))),
+        _section("Rows", _rows(result)),
+        _section("What it took", _cost(result)),
+        f"<footer>{_origin(result)}</footer></html>",
     ]
     return "\n".join(parts)
 
 
-def _summary(result: NightResult) -> str:
+def _headline(result: NightResult) -> str:
     fate = {
         "promote": "The challenger ships.",
         "keep": "The champion stays.",
@@ -80,139 +84,188 @@ def _summary(result: NightResult) -> str:
     }[result.ruling]
     renewed = " Its certificate was renewed." if result.renewed else ""
     reasons = "".join(f"<li>{_safe(reason)}</li>" for reason in result.reasons)
-    proved = (
+    why = f"<ul class=reasons>{reasons}</ul>" if reasons else ""
+    return (
+        f"<header class={result.ruling}><p class=night>Night {_safe(result.name)}</p>"
+        f"<h1>{fate}{renewed}</h1><p>{_safe(_proved(result))}</p>{why}</header>"
+        f"<div class=tiles>{''.join(_tiles(result))}</div>"
+    )
+
+
+def _proved(result: NightResult) -> str:
+    if not result.certified:
+        return f"Not certified: {result.rows_missing} more audited rows are needed."
+    risk = result.figures.get("risk_upper_bound")
+    bound = f" Joint risk at most {risk:.2%}." if risk is not None else ""
+    return (
         f"Certified: keeps {result.keep_rate:.1%} of the requests at threshold "
-        f"{result.threshold:.3f}."
-        if result.certified
-        else f"Not certified: {result.rows_missing} more audited rows are needed."
+        f"{result.threshold:.3f}.{bound}"
     )
-    news = f"<p>New classes: {_safe(', '.join(result.new_labels))}</p>" if result.new_labels else ""
-    return f"<p class=big>{fate}{renewed} {proved}</p><ul>{reasons}</ul>{news}"
 
 
-def _checks(result: NightResult) -> str:
-    rows = (
-        f"<tr><td class={c.outcome}>{c.outcome}</td><td>{_safe(c.name)}</td>"
-        f"<td>{_number(c.value)}</td><td>{_number(c.limit)}</td><td>{_safe(c.says)}</td></tr>"
-        for c in sorted(result.checks, key=lambda c: c.outcome is Outcome.PASS)
+def _tiles(result: NightResult) -> list[str]:
+    """The few numbers that people look for first."""
+    accuracy = result.figures.get("accuracy", {})
+    tiles = []
+    if "new" in accuracy:
+        before = f"champion {accuracy['old']:.1%}" if "old" in accuracy else "first student"
+        tiles.append(_tile("accuracy against the teacher", f"{accuracy['new']:.1%}", before))
+    by_name = {check.name: check for check in result.checks}
+    for name, title in (("coverage", "answered by itself"), ("negative_flips", "answers broken")):
+        check = by_name.get(name)
+        if check is not None and not math.isnan(check.value):
+            tiles.append(_tile(title, f"{check.value:.1%}", _interval(check)))
+    size = by_name.get("size")
+    if size is not None:
+        tiles.append(_tile("encoder", f"{size.value / 1e6:.1f} MB", ""))
+    tiles.append(_tile("asked of the teacher", str(result.teacher_calls), "answers tonight"))
+    tiles.append(_tile("took", _minutes(sum(result.seconds.values())), ""))
+    return tiles
+
+
+def _tile(title: str, value: str, below: str) -> str:
+    return f"<div class=tile><span>{_safe(title)}</span><b>{value}</b><i>{_safe(below)}</i></div>"
+
+
+def _checks(checks: Sequence[Check]) -> str:
+    rows = "".join(
+        f"<tr class={c.outcome}><td><em>{c.outcome}</em></td><td>{_safe(c.name.replace('_', ' '))}"
+        f"</td><td class=n>{_value(c, c.value)}</td><td class=n>{_interval(c)}</td>"
+        f"<td class=n>{_value(c, c.limit)}</td><td>{_safe(c.says)}</td></tr>"
+        for c in sorted(checks, key=lambda c: _ORDER[c.outcome])
     )
-    head = "<tr><th>outcome<th>check<th>value<th>limit<th>in words</tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    head = "<tr><th><th>check<th>measured<th>interval<th>limit<th>in words</tr>"
+    return f"<table>{head}{rows}</table>"
 
 
-def _figures(judged: Mapping[str, Any]) -> list[str]:
-    """Calibration, risk against escalation, and slices; nothing when no row judged."""
-    if not judged or not judged.get("new_right"):
-        return ["<p>No rows judged.</p>"]
-    arrays = {
-        who: (
-            np.asarray(judged[f"{who}_confidence"], np.float64),
-            np.asarray(judged[f"{who}_right"], np.float64),
-        )
-        for who in ("old", "new")
-        if judged.get(f"{who}_right")
-    }
-    drawn = [
-        _draw("Calibration: what confidence is worth", lambda axes: _calibration(axes, arrays)),
-        _draw("Risk against escalation", lambda axes: _risk(axes, arrays)),
-    ]
-    if judged.get("slices"):
-        drawn.append(_draw("Accuracy by slice", lambda axes: _slices(axes, judged["slices"])))
-    return drawn
+def _value(check: Check, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    if check.name == "size":
+        return f"{value / 1e6:.1f} MB"
+    if check.name in _SHARES:
+        return f"{value:+.2%}" if check.name in _SIGNED else f"{value:.2%}"
+    return f"{value:.4g}"
 
 
-def _calibration(axes: Any, arrays: Mapping[str, tuple[Numbers, Numbers]]) -> None:  # noqa: ANN401 - matplotlib
-    axes.plot([0, 1], [0, 1], color="#cccccc", linewidth=1)
-    for who, (confidence, right) in arrays.items():
-        usable = confidence >= 0
-        order = np.argsort(confidence[usable], kind="stable")
-        bins = np.array_split(order, max(min(10, len(order) // 10), 1))
-        x = [float(confidence[usable][b].mean()) for b in bins if len(b)]
-        y = [float(right[usable][b].mean()) for b in bins if len(b)]
-        axes.plot(x, y, marker="o", color=_colour(who), label=_name(who))
-    axes.set(xlabel="confidence", ylabel="share that agrees with the teacher")
-    axes.legend(frameon=False)
+def _interval(check: Check) -> str:
+    if math.isnan(check.low) or math.isnan(check.high):
+        return ""
+    return f"{_value(check, check.low)} to {_value(check, check.high)}"
 
 
-def _risk(axes: Any, arrays: Mapping[str, tuple[Numbers, Numbers]]) -> None:  # noqa: ANN401 - matplotlib
-    for who, (confidence, right) in arrays.items():
-        order = np.argsort(-confidence, kind="stable")
-        kept = np.arange(1, len(order) + 1) / len(order)
-        wrong = np.cumsum(1.0 - right[order]) / len(order)
-        axes.plot(1.0 - kept, wrong, color=_colour(who), label=_name(who))
-    axes.set(xlabel="share escalated", ylabel="joint risk: kept and different")
-    axes.legend(frameon=False)
+def _learned(result: NightResult) -> str:
+    """New classes, samples of what the champion had not known, and the terms of the lesson."""
+    new = "".join(f"<li>{_safe(name)}</li>" for name in result.new_labels)
+    classes = f"<p>New classes:</p><ul class=labels>{new}</ul>" if new else ""
+    samples = result.figures.get("learned", ())
+    shown = (
+        "<p>Of last day's rows that trained, answered as the teacher does now and not before:</p>"
+        + _table(("request", "the champion said", "learned"), [
+            (row["text"], row["champion"], row["teacher"]) for row in samples
+        ])
+        if samples
+        else "<p>No answer on the rows that trained was learned anew.</p>"
+    )  # fmt: skip
+    return classes + shown + _lesson(result.figures)
 
 
-def _slices(axes: Any, slices: Mapping[str, Sequence[float]]) -> None:  # noqa: ANN401 - matplotlib
-    worst = sorted(slices.items(), key=lambda item: item[1][1])[:15]
-    places = np.arange(len(worst))
-    axes.barh(places, [values[1] for _, values in worst], color=_NEW, height=0.6)
-    axes.plot([values[0] for _, values in worst], places, "|", color=_OLD, markersize=12)
-    axes.set_yticks(places, [f"{name} ({int(values[2])})" for name, values in worst], fontsize=7)
-    axes.set(xlabel="accuracy; the mark is the champion's", xlim=(0, 1))
-
-
-def _draw(title: str, paint: Callable[[Any], None]) -> str:
-    """One figure as an embedded picture."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    paint(axes)
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<figure><img alt="{_safe(title)}" src="data:image/png;base64,{data}"></figure>'
+def _lesson(found: Mapping[str, Any]) -> str:
+    losses, share = found.get("losses", {}), found.get("gradient_share", {})
+    if not losses:
+        return "<p>The encoder stayed as it was; head and calibration learned.</p>"
+    rows = [(k, f"{v:.4f}", _bar(share.get(k, 0.0))) for k, v in losses.items()]
+    return f"<p>{found.get('steps', 0)} steps of the encoder.</p>" + _table(
+        ("term", "last epoch", "share of the gradient"), rows, raw=(2,)
+    )
 
 
 def _changes(changed: Sequence[Mapping[str, str]]) -> str:
     if not changed:
         return "<p>No answer changed on the rows that judged.</p>"
-    rows = (
-        tuple(str(row[k]) for k in ("text", "teacher", "champion", "challenger")) for row in changed
+    rows = [
+        (_fate(row), *(row[k] for k in ("text", "teacher", "champion", "challenger")))
+        for row in changed
+    ]
+    order = {"broken": 0, "repaired": 1, "both differ": 2}
+    rows.sort(key=lambda row: order[row[0]])
+    marked = [(f"<em class='{r[0].split()[0]}'>{r[0]}</em>", *r[1:]) for r in rows]
+    return _table(("", "request", "teacher", "champion", "challenger"), marked, raw=(0,))
+
+
+def _fate(row: Mapping[str, str]) -> str:
+    if row["challenger"] == row["teacher"]:
+        return "repaired"
+    return "broken" if row["champion"] == row["teacher"] else "both differ"
+
+
+def _rows(result: NightResult) -> str:
+    found = result.figures
+    said = [_drift(found.get("drift", {}))]
+    if share := found.get("label_issue_share"):
+        said.append(f"<p>{share:.1%} of the training labels looked wrong to heads that never saw "
+                    "the row; the least likely were left out.</p>")  # fmt: skip
+    widest = max(result.rows.values(), default=1) or 1
+    counts = [
+        (name, str(count), _bar(count / widest, text="")) for name, count in result.rows.items()
+    ]
+    return "".join(said) + _table(("rows", "count", ""), counts, raw=(2,))
+
+
+def _drift(drift: Mapping[str, float]) -> str:
+    if not drift:
+        return ""
+    much = "much" if drift["psi"] > 0.2 else "some" if drift["psi"] > 0.1 else "little"
+    texts = "more than chance makes them" if drift["p"] < 0.01 else "no further than chance"
+    return (
+        f"<p>Since the last night the shares of the classes moved {much} (PSI {drift['psi']:.2f}), "
+        f"and the texts {texts} (distance {drift['distance']:.3f}, p = {drift['p']:.2f}).</p>"
     )
-    return _table(("text", "teacher", "champion", "challenger"), rows)
 
 
-def _learned(result: NightResult) -> str:
-    losses = result.figures.get("losses", {})
-    share = result.figures.get("gradient_share", {})
-    rows = [(k, f"{v:.4f}", f"{share.get(k, 0.0):.1%}") for k, v in losses.items()]
-    calls = f"<p>Teacher answers asked tonight: {result.teacher_calls}</p>"
-    return calls + _table(("term", "last epoch", "share of the gradient"), rows)
+def _cost(result: NightResult) -> str:
+    total = sum(result.seconds.values()) or 1.0
+    rows = [(n, f"{s:.1f} s", _bar(s / total)) for n, s in result.seconds.items()]
+    plan = result.figures.get("planned")
+    told = ""
+    if plan:
+        told = (
+            f"<p>Planned: {plan['minutes']:.1f} minutes, {plan['encoder_megabytes']:.1f} MB of "
+            f"encoder, {plan['teacher_calls']} teacher calls. Taken: {total / 60:.1f} minutes, "
+            f"{result.teacher_calls} calls.</p>"
+        )
+    return told + _table(("stage", "took", ""), rows, raw=(2,))
+
+
+def _origin(result: NightResult) -> str:
+    short = {"challenger": result.challenger, "champion": result.champion, "in use": result.bundle}
+    return " · ".join(f"{name} {bundle[:12] or 'none'}" for name, bundle in short.items())
 
 
 def _section(title: str, body: str) -> str:
-    return f"<h2>{title}</h2>{body}"
+    return f"<section><h2>{title}</h2>{body}</section>"
 
 
-def _table(head: Sequence[str], rows: Any) -> str:  # noqa: ANN401 - any rows of cells
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], raw: tuple[int, ...] = ()) -> str:
+    """A table; cells of the `raw` columns are HTML already."""
     top = "".join(f"<th>{_safe(name)}" for name in head)
     body = "".join(
-        "<tr>" + "".join(f"<td>{_safe(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td>{c if i in raw else _safe(c)}</td>" for i, c in enumerate(row))
+        + "</tr>"
+        for row in rows
     )
     return f"<table><tr>{top}</tr>{body}</table>"
 
 
-def _rounded(seconds: Mapping[str, float]) -> list[tuple[str, str]]:
-    return [(name, f"{value:.1f}") for name, value in seconds.items()]
+def _bar(share: float, text: str | None = None) -> str:
+    label = f"{share:.0%}" if text is None else text
+    return f"<span class=bar><span style='width:{share * 100:.1f}%'></span></span> {label}"
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.4g}"
-
-
-def _colour(who: str) -> str:
-    return _NEW if who == "new" else _OLD
-
-
-def _name(who: str) -> str:
-    return "challenger" if who == "new" else "champion"
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _safe(text: str) -> str:
-    return html.escape(text)
+    return html.escape(str(text))

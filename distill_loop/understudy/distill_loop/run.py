@@ -15,6 +15,7 @@ from typing import Any
 from understudy.distill_loop import examining, harvest, proving, schooling
 from understudy.distill_loop.gate import Check, Outcome, Ruling, Verdict
 from understudy.distill_loop.night import Night, Sources
+from understudy.distill_loop.plan_store import planned_for
 from understudy.distill_loop.publish import Publish, offer
 from understudy.distill_loop.recipe import Recipe
 from understudy.distill_loop.rows import Example
@@ -176,6 +177,10 @@ def _result(
 ) -> NightResult:
     made, bundle = read_bundle(folders[0]), read_bundle(folders[1])
     proved = bundle.certificate
+    night.figures["risk_allowed"] = night.recipe.contract.max_quality_loss
+    night.figures["risk_upper_bound"] = proved.risk_upper_bound
+    if planned := planned_for(night):
+        night.figures["planned"] = planned
     return NightResult(
         name=name,
         ruling=verdict.ruling,

@@ -438,9 +438,10 @@ def test_the_report_stands_alone_and_tells_the_verdict(tmp_path: Path) -> None:
     result = run_night(tiny_recipe(), workspace, sources, name="n<1>")
     page = write_report(workspace, "n<1>", tmp_path / "out" / "report.html").read_text("utf-8")
 
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert "n<1>" not in page
-    assert all(check.name in page for check in result.checks)
+    assert all(check.name.replace("_", " ") in page for check in result.checks)
+    assert any(not math.isnan(check.high) for check in result.checks)
     assert "http" not in page.replace("base64", "")
     assert (tmp_path / "out" / "report.json").exists()
     with pytest.raises(ConfigError, match="no night 'n9' has ended"):
