@@ -202,16 +202,16 @@ def _sources(
         seed=seed_examples(places.seed),
         unlabelled=(*named.unlabelled, *(row.text for row in history)),
         champion=find_champion(recipe.task, places, cloud),
-        changed_at=_changed_at(cloud, recipe.task),
+        changes=_changes(cloud, recipe.task),
     )
 
 
-def _changed_at(cloud: CloudConfig, task: str) -> int:
-    """Where in the log the live watch last heard that traffic had changed; 0 if it never did."""
-    from understudy.cloud.watch import last_change
+def _changes(cloud: CloudConfig, task: str) -> dict[str, int]:
+    """Where in the log the live watch last heard that traffic had changed, by slice."""
+    from understudy.cloud.watch import last_changes
 
     with _shared_state(cloud) as state:
-        return 0 if state is None else last_change(state, task)
+        return {} if state is None else last_changes(state, task)
 
 
 def _night_is_asked_for(cloud: CloudConfig, bundle: str) -> bool:

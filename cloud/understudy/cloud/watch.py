@@ -151,8 +151,8 @@ class _Progress:
     monitors: dict[str, dict[str, Any]] = field(default_factory=dict)
     said: Sayings = field(default_factory=Sayings)
     """Of the teacher, whichever bundle asked."""
-    changes: dict[str, int] = field(default_factory=dict)
-    """Sequence by task: rows up to there are of other traffic than today's."""
+    changes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Sequence by task and slice ("" for all): rows up to there are of other traffic."""
 
     @classmethod
     def from_json(cls, saved: bytes) -> _Progress:
@@ -216,8 +216,9 @@ class ContractWatch:
             return RowUse.OTHER_BUNDLE
         earlier = progress.said.recall(row)
         use = account.monitor.observe(row, earlier=earlier, given_up=given_up)
-        if account.monitor.changed_at == row.sequence:
-            progress.changes[account.task] = row.sequence
+        for name, sequence in account.monitor.changes.items():
+            if sequence == row.sequence:
+                progress.changes.setdefault(account.task, {})[name] = sequence
         if use is RowUse.WAITING and len(progress.waiting) < _MAX_WAITING:
             progress.waiting[str(row.sequence)] = (row.record.event_id, row.record.node)
         return use
@@ -283,17 +284,18 @@ class ContractWatch:
         for bundle, account in self._accounts.items():
             standing = msgspec.json.encode(_standing(bundle, account))
             self._state.put(f"{_ADVICE}{bundle}", standing)
-        for task, sequence in progress.changes.items():
-            self._state.put(f"{_CHANGE}{task}", str(sequence).encode())
+        for task, changes in progress.changes.items():
+            self._state.put(f"{_CHANGE}{task}", json.dumps(changes).encode())
 
 
-def last_change(state: SharedState, task: str) -> int:
-    """Sequence of the log at which traffic was last found to be new; 0 if it never was.
+def last_changes(state: SharedState, task: str) -> dict[str, int]:
+    """Sequences of the log at which traffic was last found to be new, by slice, "" for all of it.
 
     Rows up to there say nothing about today's traffic, so a night must not certify on them.
     """
     saved = state.get(f"{_CHANGE}{task}")
-    return int(saved) if saved else 0
+    found: dict[str, int] = json.loads(saved) if saved else {}
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,10 +49,10 @@ def collect(night: Night) -> tuple[Example, ...]:
     with night.stage("collect"):
         loose = night.recipe.split.uncertified_unbiased
         seen = [row for row in night.sources.log if row.logged_unix_s <= night.now_unix_s]
-        changed_at = night.sources.changed_at
-        before = (row.logged_unix_s for row in seen if row.sequence <= changed_at)
+        changes = night.sources.changes
+        before = (row.logged_unix_s for row in seen if row.sequence <= changes.get("", 0))
         night.changed_unix_s = max(before, default=0.0)
-        logged = from_log(seen, uncertified_unbiased=loose, changed_at=changed_at)
+        logged = from_log(seen, uncertified_unbiased=loose, changes=changes)
         texts = (
             Example(id=f"text-{i}", text=text, origin=Origin.UNLABELLED)
             for i, text in enumerate(night.sources.unlabelled)

@@ -7,7 +7,7 @@ calibration, certificate, gate, bundle); `run.run_night` puts them in order.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,8 +42,9 @@ class Sources:
         foreign: Texts outside every class, that only judge.
         approved: New classes that a person approved.
         now_unix_s: When the night is, seconds since 1970; 0 for now.
-        changed_at: Sequence of the log at which the live watch last heard that traffic had changed
-            (`cloud.watch.last_change`); rows up to there certify nothing. 0 if it never did.
+        changes: Sequences of the log at which the live watch last heard that traffic had changed,
+            by slice, "" for all of it (`cloud.watch.last_changes`); rows up to there certify
+            nothing, or not that slice.
     """
 
     log: Iterable[LoggedRow] = ()
@@ -56,7 +57,7 @@ class Sources:
     foreign: tuple[str, ...] = ()
     approved: tuple[str, ...] = ()
     now_unix_s: float = 0.0
-    changed_at: int = 0
+    changes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -79,21 +79,27 @@ class Example:
 
 
 def from_log(
-    rows: Iterable[LoggedRow], *, uncertified_unbiased: bool = False, changed_at: int = 0
+    rows: Iterable[LoggedRow],
+    *,
+    uncertified_unbiased: bool = False,
+    changes: Mapping[str, int] | None = None,
 ) -> tuple[Example, ...]:
     """Turns rows of the escalation log into examples; an event id that came twice counts once.
 
     Args:
         rows: Rows of the log.
         uncertified_unbiased: Count rows logged while nothing was kept as unbiased too.
-        changed_at: Sequence of the log up to which rows are of other traffic than today's.
+        changes: Sequence of the log up to which rows are of other traffic than today's, by slice,
+            "" for all traffic. An older row of such a slice counts for the whole alone.
     """
     found: dict[str, Example] = {}
-    logged = list(rows)
+    logged, since = list(rows), changes or {}
     trust = judge_log(logged).reliable
     for row, reliable in zip(logged, trust, strict=True):
         example = _from_logged(row, uncertified_unbiased=uncertified_unbiased)
-        example = replace(example, reliable=reliable, current=row.sequence > changed_at)
+        old = row.sequence <= since.get("", 0)
+        name = "" if row.sequence <= since.get(example.slice_name, 0) else example.slice_name
+        example = replace(example, reliable=reliable, current=not old, slice_name=name)
         kept = found.get(example.id)
         if kept is None or (kept.teacher is None and example.teacher is not None):
             found[example.id] = example

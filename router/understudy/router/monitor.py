@@ -159,8 +159,8 @@ class LiveMonitor:
         slices: The accounts of slices by name.
         news: Listens for labels the student cannot say; None when nobody does, or has to any more.
         cause: Why the whole's certificate was withdrawn last.
-        changed_at: Sequence of the row that raised the whole's last alarm; 0 for none. Rows up to
-            there are of other traffic than today's.
+        changes: Sequence of the row that raised the last alarm, by slice, "" for the whole. Rows up
+            to there are of other traffic than today's.
         counts: Rows by what became of them.
     """
 
@@ -172,7 +172,7 @@ class LiveMonitor:
         if watch.hears_new_labels:
             self.news = DriftDetector(watch.new_label_bound, watch.alarm_run_length)
         self.cause = Cause.NONE
-        self.changed_at = 0
+        self.changes: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
         self._seen: OrderedDict[str, None] = OrderedDict()
 
@@ -275,17 +275,25 @@ class LiveMonitor:
     def _count(self, row: LoggedRow) -> None:
         found, alarms = evidence(row.record, error=is_error(row)), self.whole.alarms
         self.whole.count(found)
-        part = self.slices.get(row.record.slice_name)
-        if part is not None:
-            part.count(found)
+        self._count_slice(row, found)
         cause = Cause.RISK
         if self.whole.alarms == alarms and self._is_news(row, found):
             self.whole.withdraw()
             cause = Cause.NEW_LABELS
         if self.whole.alarms > alarms:
-            self.cause, self.changed_at = cause, row.sequence
+            self.cause, self.changes[""] = cause, row.sequence
             # Traffic is known to be new now; whether the contract holds on it, the risk tells.
             self.news = None
+
+    def _count_slice(self, row: LoggedRow, found: Evidence) -> None:
+        name = row.record.slice_name
+        part = self.slices.get(name)
+        if part is None:
+            return
+        alarms = part.alarms
+        part.count(found)
+        if part.alarms > alarms:
+            self.changes[name] = row.sequence
 
     def _is_news(self, row: LoggedRow, found: Evidence) -> bool:
         """Listens to one row; True if more labels are new than when the bundle was certified.
@@ -310,7 +318,7 @@ class LiveMonitor:
             "slices": {name: account.to_dict() for name, account in self.slices.items()},
             "news": None if self.news is None else self.news.to_dict(),
             "cause": self.cause.value,
-            "changed_at": self.changed_at,
+            "changes": self.changes,
             "counts": dict(self.counts),
             "seen": list(self._seen),
         }
@@ -337,7 +345,8 @@ class LiveMonitor:
             account.restore(plain["slices"][name])
         heard = plain["news"]
         restored.news = None if heard is None else DriftDetector.from_dict(heard)
-        restored.cause, restored.changed_at = Cause(plain["cause"]), int(plain["changed_at"])
+        restored.cause = Cause(plain["cause"])
+        restored.changes = {str(k): int(v) for k, v in plain["changes"].items()}
         restored.counts = Counter({str(k): int(v) for k, v in plain["counts"].items()})
         restored._seen = OrderedDict.fromkeys(map(str, plain["seen"]))
         return restored

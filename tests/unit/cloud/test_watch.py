@@ -21,7 +21,7 @@ from understudy.cloud.watch import (
     BundleStanding,
     ContractWatch,
     SharedAdvice,
-    last_change,
+    last_changes,
     read_published,
 )
 from understudy.types.bundle import (
@@ -171,7 +171,7 @@ def test_a_slice_that_errs_is_withdrawn_alone(watched: Watched) -> None:
         directive.certificate_revoked,
         directive.revoked_slices,
     )
-    assert (True, 0) == (standing.night, last_change(watched.state, TASK))
+    assert (True, ["legal"]) == (standing.night, [*last_changes(watched.state, TASK)])
 
 
 def test_labels_that_no_student_knows_are_heard_of_at_once(watched: Watched) -> None:
@@ -186,7 +186,7 @@ def test_labels_that_no_student_knows_are_heard_of_at_once(watched: Watched) -> 
     watched.watch().step()
     watched.watch().step()
 
-    standing, changed = watched.standing(), last_change(watched.state, TASK)
+    standing, changed = watched.standing(), last_changes(watched.state, TASK)[""]
     assert standing is not None
     assert ("revoked", "new_labels") == (standing.standing, standing.cause)
     assert 100 < changed < 130

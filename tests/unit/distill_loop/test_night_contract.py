@@ -50,7 +50,7 @@ def test_after_a_change_only_what_came_since_certifies() -> None:
     log = in_order(traffic(300, 3, coin=1.0))
     before, after = (
         split(from_log(log), SplitRecipe()),
-        split(from_log(log, changed_at=200), SplitRecipe()),
+        split(from_log(log, changes={"": 200}), SplitRecipe()),
     )
     late = {row.record.event_id for row in log[200:]}
 
@@ -65,7 +65,7 @@ def test_a_night_is_told_when_traffic_changed(tmp_path: Path) -> None:
     workspace, champion = copied_world(tmp_path)
     log = in_order([*traffic(50, 1, day=1), *traffic(50, 2, day=2)])
     sources = Sources(
-        log=log, seed=seed_rows(), champion=champion, now_unix_s=NOW + 3 * 86_400, changed_at=50
+        log=log, seed=seed_rows(), champion=champion, now_unix_s=NOW + 3 * 86_400, changes={"": 50}
     )
     night = Night(tiny_recipe(), workspace, sources)
     rows = [row for row in collect(night) if row.id.startswith(("1-", "2-"))]
@@ -125,6 +125,9 @@ def test_each_slice_of_the_log_is_certified(tmp_path: Path) -> None:
     ]
 
     assert [("odd", 150)] == [(s.name, s.rows) for s in proved(champion, from_log(log)).slices]
+    since = proved(champion, from_log(in_order(log), changes={"odd": 200}))
+    # Rows from before its alarm count for the whole, no longer for the slice.
+    assert ([("odd", 50)], 300) == ([(s.name, s.rows) for s in since.slices], since.rows)
 
 
 def test_the_certificate_says_how_many_labels_the_student_cannot_say(tmp_path: Path) -> None:
@@ -150,7 +153,7 @@ def _vague() -> TeacherLabel:
 
 
 def test_no_row_is_lost_on_the_way() -> None:
-    rows = from_log(traffic(20, 3), changed_at=10**10)
+    rows = from_log(traffic(20, 3), changes={"": 10**10})
 
     assert np.array([not row.current and row.reliable for row in rows]).all()
     assert 20 == len(rows)

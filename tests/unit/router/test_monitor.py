@@ -305,7 +305,7 @@ def test_labels_the_student_cannot_say_withdraw_the_certificate_within_dozens_of
         found.threshold_floor,
         found.night,
     )
-    assert (Cause.NEW_LABELS, n + 1) == (monitor.cause, monitor.changed_at)
+    assert (Cause.NEW_LABELS, n + 1) == (monitor.cause, monitor.changes[""])
     assert n < 30
 
 
