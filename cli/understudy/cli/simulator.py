@@ -5,6 +5,7 @@ Only the network is left out: the client talks to teacher and log through its ow
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -71,6 +72,7 @@ class SimulatedWorld:
         self._client: EdgeClient | None = None
         self._bundle: Path | None = None
         self._logged_after = self._fresh_labels = 0
+        self._mornings: set[Path] = set()
         self.bytes_shipped = self.refreshes = 0
 
     def __enter__(self) -> Self:
@@ -109,6 +111,8 @@ class SimulatedWorld:
 
     def state(self) -> WorldState:
         status = self.client.status()
+        if self._bundle is not None:
+            self._mornings.add(self._bundle)
         return WorldState(
             threshold=status.threshold, certified=status.certified, bundle=status.bundle
         )
@@ -117,8 +121,10 @@ class SimulatedWorld:
         answer = self.client.predict(row.text)
         self._fresh_labels += answer.source is Source.TEACHER
         if 0 < self._setup.terms.refresh_every <= self._fresh_labels:
+            before = self._bundle
             self._refresh()
             self.refreshes += 1
+            self._forget(before)
         return answer
 
     def settle(self) -> None:
@@ -190,6 +196,16 @@ class SimulatedWorld:
 
     def _sources(self) -> Sources:
         return Sources(log=self._log.scan(), seed=self._setup.seed, champion=self._bundle)
+
+    def _forget(self, directory: Path | None) -> None:
+        """Deletes a student of a few hours: dozens of them would fill the disk.
+
+        Those that a day began with stay: the report names them.
+        """
+        if directory is None or directory == self._bundle or directory in self._mornings:
+            return
+        shutil.rmtree(directory)
+        shutil.rmtree(self._workspace.path("checkpoints", directory.name), ignore_errors=True)
 
     def _take(self, directory: Path) -> int:
         """Swaps the client to a new bundle; returns the bytes that would have travelled."""
