@@ -18,6 +18,7 @@ from understudy.edge.client import CLOSE_S
 from understudy.edge.config import EdgeConfig
 from understudy.edge.events import Listener
 from understudy.edge.options import PredictOptions
+from understudy.types.answer import Answer
 
 if TYPE_CHECKING:
     from understudy.edge.bundle import Bundle
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from understudy.edge.runtime import Runtime
     from understudy.edge.status import ClientStatus
     from understudy.edge.transport import AsyncCloudLink
-    from understudy.types.answer import Answer
 
 
 class AsyncEdgeClient:
@@ -54,13 +54,16 @@ class AsyncEdgeClient:
 
     async def predict(self, text: str, **options: Unpack[PredictOptions]) -> Answer:
         """Answers one text within the budget; see `EdgeClient.predict`."""
-        return (await self._drive(self._runtime.flow((text,), options)))[0]
+        # A text in a thread, so that a long one does not hold the loop up.
+        found = await asyncio.to_thread(self._runtime.begin, text, options)
+        return found if isinstance(found, Answer) else (await self._drive(found))[0]
 
     async def predict_many(
         self, texts: Sequence[str], **options: Unpack[PredictOptions]
     ) -> list[Answer]:
         """Answers texts in their order, within one budget; see `EdgeClient.predict_many`."""
-        return await self._drive(self._runtime.flow(tuple(texts), options))
+        flow = await asyncio.to_thread(self._runtime.begin_many, tuple(texts), options)
+        return await self._drive(flow)
 
     async def status(self) -> ClientStatus:
         """How the client is."""

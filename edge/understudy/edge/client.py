@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self, Unpack
 from understudy.edge.config import EdgeConfig
 from understudy.edge.events import Listener
 from understudy.edge.options import PredictOptions
+from understudy.types.answer import Answer
 
 if TYPE_CHECKING:
     from understudy.edge.bundle import Bundle
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from understudy.edge.privacy import BeforeSend
     from understudy.edge.runtime import Runtime
     from understudy.edge.status import ClientStatus
-    from understudy.types.answer import Answer
 
 CLOSE_S = 2.0
 
@@ -73,7 +73,8 @@ class EdgeClient:
         Raises:
             InvalidValueError: If the text is no `str`, or an option is out of range.
         """
-        return self._drive(self._runtime.flow((text,), options))[0]
+        found = self._runtime.begin(text, options)
+        return found if isinstance(found, Answer) else self._drive(found)[0]
 
     def predict_many(self, texts: Sequence[str], **options: Unpack[PredictOptions]) -> list[Answer]:
         """Answers texts in their order, all of them within one budget.
@@ -81,7 +82,7 @@ class EdgeClient:
         Raises:
             InvalidValueError: If a text is no `str`, or an option is out of range.
         """
-        return self._drive(self._runtime.flow(tuple(texts), options))
+        return self._drive(self._runtime.begin_many(tuple(texts), options))
 
     def status(self) -> ClientStatus:
         """How the client is."""

@@ -42,11 +42,21 @@ class Call:
 Flow = Generator[Call, Sequence[Outcome], list[Answer]]
 
 
+def answer_or_flow(engine: Engine, text: str, request: Request) -> Answer | Flow:
+    """The answer to one text, or the rest of its way where the teacher must be asked."""
+    ask = engine.ask(text, request)
+    answer = engine.answer_alone(ask)
+    return _settled(engine, [ask], [None]) if answer is None else answer
+
+
 def answer_flow(engine: Engine, texts: Sequence[str], request: Request) -> Flow:
     """Answers texts in their order, within one budget."""
-    alone = len(texts) == 1
-    asks = [engine.ask(texts[0], request)] if alone else engine.ask_many(texts, request)
-    answers = [engine.answer_alone(ask) for ask in asks]
+    asks = engine.ask_many(texts, request)
+    return _settled(engine, asks, [engine.answer_alone(ask) for ask in asks])
+
+
+def _settled(engine: Engine, asks: Sequence[Ask], answers: list[Answer | None]) -> Flow:
+    """Asks the teacher where there is no answer yet."""
     unsure = [place for place, answer in enumerate(answers) if answer is None]
     for places in _batches(unsure):
         batch = [asks[place] for place in places]

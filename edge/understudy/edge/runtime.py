@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from understudy.edge.engine import Ask, Engine
 from understudy.edge.events import Event, EventKind
-from understudy.edge.flow import Call, Flow, answer_flow
+from understudy.edge.flow import Call, Flow, answer_flow, answer_or_flow
 from understudy.edge.loaded import Loaded, load
 from understudy.edge.options import PredictOptions, request_of
 from understudy.edge.orders import Orders
@@ -26,7 +26,7 @@ from understudy.edge.status import ClientStatus
 from understudy.edge.telemetry import LOG, Fault
 from understudy.edge.uploader import Uploader
 from understudy.edge.workers import Worker, leak, on_fork, trim_memory
-from understudy.types.answer import Source
+from understudy.types.answer import Answer, Source
 from understudy.types.decision import Reason
 from understudy.types.errors import LinkDownError, TeacherError, UnderstudyError
 from understudy.types.records import TeacherLabel
@@ -148,12 +148,18 @@ class Runtime:
         with self._swap_lock:
             self._loaded = loaded(self._loaded)
 
-    def flow(self, texts: Sequence[str], options: PredictOptions) -> Flow:
-        """The way of some texts to their answers; the caller drives it.
+    def begin(self, text: str, options: PredictOptions) -> Answer | Flow:
+        """The answer to a text, or the rest of its way; the caller drives it.
 
         Raises:
-            InvalidValueError: If an option is unknown or out of range.
+            InvalidValueError: If the text is no `str`, or an option is unknown or out of range.
         """
+        request = request_of(self.config, options) if options else self.request
+        self.start()
+        return answer_or_flow(self.engine, text, request)
+
+    def begin_many(self, texts: Sequence[str], options: PredictOptions) -> Flow:
+        """The way of some texts to their answers; the caller drives it. Raises as `begin`."""
         request = request_of(self.config, options) if options else self.request
         self.start()
         return answer_flow(self.engine, texts, request)

@@ -122,8 +122,14 @@ def judge(
     shifted /= calibration.temperature
     powers = np.exp(shifted)
     total = float(powers.dot(_ones(row.size)))
-    sums = _RowSums(lead, second, total, float(powers.dot(shifted)), row.size)
-    found = _row_features(sums, similarity, calibration.temperature)
+    found = _row_features(
+        (lead - second) / calibration.temperature,
+        total,
+        float(powers.dot(shifted)) / total,
+        lead / calibration.temperature,
+        similarity,
+        row.size,
+    )
     confidence = _interpolate(_row_raw_score(found, calibration), calibration)
     worth = Score(confidence, similarity < calibration.ood_threshold)
     return Judged(worth, tuple(best), tuple([powers.item(place) / total for place in best]))
@@ -134,28 +140,23 @@ def _ones(size: int) -> Floats:
     return np.ones(size)
 
 
-class _RowSums(NamedTuple):
-    """What the features of a row need: its two best, and sums over p = exp((row - lead) / T)."""
+def _row_features(
+    gap: float, total: float, mean: float, lead: float, similarity: float, classes: int
+) -> dict[str, float]:
+    """What `features` gives, for one row and several times as fast.
 
-    lead: float
-    second: float
-    total: float
-    weighed: float
-    classes: int
-
-
-def _row_features(sums: _RowSums, similarity: float, temperature: float) -> dict[str, float]:
-    """What `features` gives, for one row and several times as fast."""
-    total = sums.total
+    `total` and `mean` are over p = exp(z - lead) of the scaled logits z: sum(p), and the mean of
+    z - lead under p.
+    """
     log_total = math.log(total)
-    entropy = (log_total - sums.weighed / total) / math.log(sums.classes)
-    gap = (sums.lead - sums.second) / temperature
+    entropy = (log_total - mean) / math.log(classes)
     return {
+        "bias": 1.0,
         "gap": gap,
         "margin": (1.0 - math.exp(-gap)) / total,
         "max_prob": 1.0 / total,
         "entropy": min(max(entropy, 0.0), 1.0),
-        "energy": sums.lead / temperature + log_total,
+        "energy": lead + log_total,
         "similarity": similarity,
     }
 
@@ -169,8 +170,7 @@ def _row_raw_score(found: Mapping[str, float], calibration: Calibration) -> floa
         return 1.0 - found["entropy"]
     if name == "learned":
         check_weights(calibration.weights)
-        weighed = [w * found[n] for n, w in calibration.weights.items() if n != "bias"]
-        return _sigmoid(calibration.weights.get("bias", 0.0) + sum(weighed))
+        return _sigmoid(sum([w * found[n] for n, w in calibration.weights.items()]))
     if name == "energy":
         return _sigmoid(found["energy"])
     raise InvalidValueError(f"score must be one of {', '.join(SCORES)}, not {name!r}")
