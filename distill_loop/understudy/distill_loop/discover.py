@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.distill_loop.rows import Example, Origin
+from understudy.distill_loop.rows import NONE_LABEL, Example, Origin
 from understudy.distill_loop.workspace import Workspace
 from understudy.files import write_atomic
 from understudy.types.errors import ConfigError
@@ -52,7 +52,7 @@ class Proposal:
 
 
 def unknown_rows(
-    rows: Iterable[Example], labels: Sequence[str], none_label: str = "none_of_these"
+    rows: Iterable[Example], labels: Sequence[str], none_label: str = NONE_LABEL
 ) -> tuple[Example, ...]:
     """Rows that no class fits: named so, named otherwise, or named with little conviction."""
     known = set(labels)

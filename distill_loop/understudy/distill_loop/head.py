@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 from threadpoolctl import threadpool_limits
 
 from understudy.distill_loop.recipe import HeadRecipe
@@ -79,7 +79,7 @@ def apply_head(head: Head, vectors: Floats) -> tuple[Floats, Floats]:
     """
     logits = vectors @ head.weight.T + head.bias
     if not len(head.prototypes):
-        return logits, np.ones(len(vectors), np.float32)
+        return logits, _near(head, vectors, logits, np.ones(len(vectors), np.float32))
     cosines = vectors @ head.prototypes.T
     best = np.full_like(logits, -1.0)
     for label in np.unique(head.prototype_labels):
@@ -87,7 +87,15 @@ def apply_head(head: Head, vectors: Floats) -> tuple[Floats, Floats]:
     linear, near = softmax(logits, axis=1), softmax(head.sharpness * best, axis=1)
     mixed = (1 - head.mix) * linear + head.mix * near
     log_p = np.log(np.maximum(mixed, np.finfo(np.float32).tiny)).astype(np.float32)
-    return log_p, cosines.max(1)
+    return log_p, _near(head, vectors, logits, cosines.max(1))
+
+
+def _near(head: Head, vectors: Floats, logits: Floats, cosine: Floats) -> Floats:
+    """How near rows are to what was taught, (N,): by the background where the head has one."""
+    if not head.foreign.size:
+        return cosine
+    above = logsumexp(logits, axis=1) - vectors @ head.foreign[:-1] - head.foreign[-1]
+    return (above / (1.0 + np.abs(above))).astype(np.float32)
 
 
 def pick_prototypes(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from understudy.distill_loop.distil import Lesson
 from understudy.distill_loop.recipe import DataRecipe
-from understudy.distill_loop.rows import Example, text_key
+from understudy.distill_loop.rows import NONE_LABEL, Example, text_key
 from understudy.distill_loop.student import StudentModel, encode
 
 Floats = NDArray[np.float32]
@@ -31,7 +31,8 @@ def label_set(
     names = list(dict.fromkeys(known))
     if new_class_rows:
         counts = Counter(row.target for row in rows if row.target)
-        names += sorted(n for n, c in counts.items() if c >= new_class_rows and n not in names)
+        enough = {name for name, count in counts.items() if count >= new_class_rows}
+        names += sorted(enough - {*names, NONE_LABEL})
     return tuple(names)
 
 

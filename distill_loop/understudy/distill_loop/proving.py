@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.candidate import Candidate
 from understudy.distill_loop.checkpoint import save_model, share_model
+from understudy.distill_loop.discover import unknown_rows
 from understudy.distill_loop.evidence import Ruling, Verdict
 from understudy.distill_loop.lesson import VectorCache
 from understudy.distill_loop.night import Night
@@ -53,8 +54,11 @@ def prove(night: Night, blank: Candidate, folds: Folds, start: Head | None = Non
     with night.stage("head"):
         names = set(blank.labels)
         rows = [row for row in folds.train if row.target in names]
-        vectors = _vectors(night, blank, [row.text for row in rows])
-        taught = Taught(rows, vectors, blank.labels, night.recipe)
+        strange = [r for r in unknown_rows(folds.train, blank.labels) if r.target not in names]
+        vectors = _vectors(night, blank, [row.text for row in (*rows, *strange)])
+        known, foreign = vectors[: len(rows)], vectors[len(rows) :]
+        taught = Taught(rows, known, blank.labels, night.recipe, foreign)
+        night.counts["foreign"] = len(strange)
         candidate = taught.fit(blank, start=start)
         student = parts.load(candidate)
     with night.stage("calibrate"):

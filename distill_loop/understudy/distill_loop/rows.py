@@ -19,6 +19,10 @@ from understudy.types.errors import InvalidValueError
 from understudy.types.records import LoggedRow, TeacherLabel
 
 
+NONE_LABEL = "none_of_these"
+"""What a teacher says of a request that no class fits; never a class itself."""
+
+
 class Origin(StrEnum):
     """Where a row comes from."""
 

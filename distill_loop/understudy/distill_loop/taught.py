@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.candidate import Candidate
+from understudy.distill_loop.foreign import fit_foreign
 from understudy.distill_loop.head import apply_head
 from understudy.distill_loop.lesson import head_targets, label_index, soft_labels, weights_of
 from understudy.distill_loop.recipe import Recipe
@@ -21,14 +23,20 @@ Floats = NDArray[np.float32]
 
 
 class Taught:
-    """Training rows as the head sees them."""
+    """Training rows as the head sees them, and vectors of rows that no class fits."""
 
     def __init__(
-        self, rows: Sequence[Example], vectors: Floats, labels: tuple[str, ...], recipe: Recipe
+        self,
+        rows: Sequence[Example],
+        vectors: Floats,
+        labels: tuple[str, ...],
+        recipe: Recipe,
+        foreign: Floats | None = None,
     ) -> None:
         if not rows:
             raise DataError("no training row has a label that the student knows")
         self._vectors, self._recipe = vectors, recipe
+        self._foreign = vectors[:0] if foreign is None else foreign
         self._index = label_index(rows, labels)
         soft = soft_labels(rows, labels)
         self._soft = head_targets(soft, self._index, recipe.head.soft)
@@ -42,7 +50,7 @@ class Taught:
     ) -> Candidate:
         """The candidate with a head fitted on all rows, or on a mask of them."""
         use = np.ones(len(self._index), np.bool_) if rows is None else rows
-        return parts.with_head(
+        fitted = parts.with_head(
             candidate,
             self._vectors[use],
             self._index[use],
@@ -51,6 +59,8 @@ class Taught:
             start=start,
             recipe=self._recipe.head,
         )
+        background = fit_foreign(fitted.head, self._vectors[use], self._foreign)
+        return replace(fitted, head=replace(fitted.head, foreign=background))
 
     def out_of_fold(
         self, candidate: Candidate, folds: int = 3

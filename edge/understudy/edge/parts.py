@@ -11,7 +11,7 @@ import json
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -44,6 +44,8 @@ class Head:
         prototype_labels: Class index of each prototype, shape (P,).
         mix: Weight of the prototypes' opinion, in [0, 1].
         sharpness: Factor on the cosine before its softmax, positive.
+        foreign: Background: what the numbers of the classes must exceed together, as weights and,
+            last, a bias, shape (D + 1,); empty when the nearest prototype decides.
     """
 
     weight: Floats
@@ -52,6 +54,7 @@ class Head:
     prototype_labels: Ints
     mix: float = 0.0
     sharpness: float = 1.0
+    foreign: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
         classes, size = self.weight.shape
@@ -63,10 +66,12 @@ class Head:
             raise InvalidValueError("every prototype needs one class index")
         if not 0.0 <= self.mix <= 1.0 or not self.sharpness > 0.0:
             raise InvalidValueError("mix must lie in [0, 1] and sharpness must be positive")
+        if self.foreign.shape not in {(0,), (size + 1,)}:
+            raise InvalidValueError(f"the background must have shape ({size + 1},), or none")
         self._check_numbers(classes)
 
     def _check_numbers(self, classes: int) -> None:
-        arrays = (self.weight, self.bias, self.prototypes)
+        arrays = (self.weight, self.bias, self.prototypes, self.foreign)
         if not all(np.isfinite(array).all() for array in arrays):
             raise InvalidValueError("a head holds numbers that are not finite")
         labels = self.prototype_labels
@@ -105,9 +110,11 @@ def encode_head(head: Head, *, half: bool = False) -> bytes:
             rounded numbers, so fit the calibration on those.
     """
     kind = np.float16 if half else np.float32
+    background = {"foreign": head.foreign.astype(np.float32)} if head.foreign.size else {}
     return _pack(
         {
             "bias": head.bias.astype(np.float32),
+            **background,
             "mix": np.float64(head.mix),
             "prototype_labels": head.prototype_labels.astype(np.int32),
             "prototypes": head.prototypes.astype(kind),
@@ -132,6 +139,7 @@ def decode_head(data: bytes) -> Head:
             prototype_labels=arrays["prototype_labels"].astype(np.int64, casting="safe"),
             mix=float(arrays["mix"]),
             sharpness=float(arrays["sharpness"]),
+            foreign=_floats(arrays.get("foreign", np.zeros(0, np.float32))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"the head cannot be used: {error}") from error

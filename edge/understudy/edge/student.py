@@ -19,8 +19,9 @@ from understudy.edge.bundle import Bundle
 from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags, runs_on
 from understudy.edge.forks import GATE
+from understudy.edge.head_math import HeadMath
 from understudy.edge.ort import onnxruntime
-from understudy.edge.parts import Floats, Head, Ints, decode_embeddings
+from understudy.edge.parts import Floats, Ints, decode_embeddings
 from understudy.edge.text import readable
 from understudy.types.bundle import EMBEDDINGS, ENCODER, TOKENIZER
 from understudy.types.errors import BundleError
@@ -63,7 +64,8 @@ class StudentOutput:
     Attributes:
         logits: float32, shape (B, C); logarithms of probabilities when the head has prototypes.
         vectors: Sentence vectors, float32 unit rows, shape (B, D).
-        similarity: Highest cosine to any prototype, shape (B,); 1.0 when there are none.
+        similarity: How near the text is to what was taught, in [-1, 1], shape (B,): by the head's
+            background, else the highest cosine to any prototype, else 1.0.
         truncated: True where a text was longer than the student reads, shape (B,).
     """
 
@@ -78,7 +80,7 @@ class Reading(NamedTuple):
 
     Attributes:
         logits: As in `StudentOutput`, shape (C,).
-        similarity: Highest cosine to any prototype; 1.0 when there are none.
+        similarity: As in `StudentOutput`.
         truncated: True if the text was longer than the student reads.
     """
 
@@ -249,69 +251,6 @@ class Student:
         return ids, full or len(short) < len(text)
 
 
-class HeadMath:
-    """The head's arithmetic, laid out for speed once.
-
-    Classes and prototypes stand in one matrix, so that one product serves both; both softmaxes are
-    one. A class without prototypes has a column that is -1 for every text, the lowest cosine.
-    """
-
-    def __init__(self, head: Head) -> None:
-        self.classes, self.size = head.weight.shape
-        self._mixed = bool(len(head.prototypes))
-        self._mix = np.array([1.0 - head.mix, head.mix], np.float32)
-        self._sharpness = np.float32(head.sharpness)
-        self._ones = np.ones(self.classes, np.float32)
-        groups = _groups(head) if self._mixed else []
-        rows, offsets = [head.weight], [head.bias]
-        for group in groups:
-            rows.append(
-                (group if len(group) else np.zeros((1, self.size), np.float32)) * self._sharpness
-            )
-            offsets.append(np.full(max(1, len(group)), 0.0 if len(group) else -self._sharpness))
-        self._matrix = np.ascontiguousarray(np.concatenate(rows).T, np.float32)
-        self._offsets = np.concatenate(offsets).astype(np.float32)
-        sizes = [1] * self.classes + [max(1, len(group)) for group in groups]
-        # The usual head has one prototype a class: then a column is its class's best already.
-        self._starts = np.cumsum([0, *sizes[:-1]]) if max(sizes) > 1 else None
-
-    def apply(self, vectors: Floats) -> tuple[Floats, Floats]:
-        """Unit rows (B, D) to logits (B, C) and similarity (B,)."""
-        products = vectors @ self._matrix
-        products += self._offsets
-        if not self._mixed:
-            return products, np.ones(len(vectors), np.float32)
-        if self._starts is not None:
-            products = np.maximum.reduceat(products, self._starts, axis=1)
-        pairs = products.reshape(len(vectors), 2, self.classes)
-        highest = np.maximum.reduce(pairs, axis=2)
-        pairs -= highest[:, :, None]
-        powers = np.exp(pairs, out=pairs)
-        weights = self._mix / np.add.reduce(powers, axis=2)
-        mixed = (weights[:, None, :] @ powers)[:, 0]
-        np.maximum(mixed, _TINY, out=mixed)
-        return np.log(mixed, out=mixed), highest[:, 1] / self._sharpness
-
-    def apply_one(self, vector: Floats) -> tuple[Floats, float]:
-        """As `apply`, for one row (D,): arrays with one axis take numpy half the time."""
-        products = vector.dot(self._matrix)
-        products += self._offsets
-        if not self._mixed:
-            return products, 1.0
-        if self._starts is not None:
-            products = np.maximum.reduceat(products, self._starts)
-        logits, near = products[: self.classes], products[self.classes :]
-        logits -= logits.item(logits.argmax())
-        highest = near.item(near.argmax())
-        near -= highest
-        np.exp(products, out=products)
-        logits *= self._mix.item(0) / float(logits.dot(self._ones))
-        near *= self._mix.item(1) / float(near.dot(self._ones))
-        logits += near
-        np.maximum(logits, _TINY, out=logits)
-        return np.log(logits, out=logits), highest / self._sharpness.item()
-
-
 class _OnnxEncoder:
     """The graph in ONNX Runtime, loaded from bytes that were hashed."""
 
@@ -423,11 +362,6 @@ def _pad(tokens: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
         ids[row, : len(token_ids)] = token_ids
         mask[row, : len(token_ids)] = 1
     return ids, mask
-
-
-def _groups(head: Head) -> list[Floats]:
-    """The prototypes of each class, shape (P of the class, D)."""
-    return [head.prototypes[head.prototype_labels == label] for label in range(len(head.weight))]
 
 
 def _first_line(error: Exception) -> str:

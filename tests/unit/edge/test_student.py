@@ -22,7 +22,8 @@ from understudy.edge.bundle import (
 )
 from understudy.edge.config import ProfileName
 from understudy.edge.cpu import cpu_flags
-from understudy.edge.student import PROFILES, HeadMath, Student
+from understudy.edge.head_math import HeadMath
+from understudy.edge.student import PROFILES, Student
 from understudy.types.bundle import CALIBRATION, ENCODER, TOKENIZER
 from understudy.types.errors import BundleError, InvalidValueError
 
