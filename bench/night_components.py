@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from student_banking77 import banking77, teacher_labels
+from student_banking77 import FloatGraph, banking77, teacher_labels
 
 from understudy.distill_loop import candidate as parts
 from understudy.distill_loop.base import find_base
 from understudy.distill_loop.build import build_student
 from understudy.distill_loop.candidate import Candidate
 from understudy.distill_loop.checkpoint import load_model, save_model
-from understudy.distill_loop.export import check_parity, export_onnx, open_graph, run_graph
+from understudy.distill_loop.export import check_parity, export_onnx
 from understudy.distill_loop.head import apply_head, fit_head
 from understudy.distill_loop.lesson import VectorCache, by_torch
 from understudy.distill_loop.night import Night, Sources
@@ -115,6 +114,11 @@ class World:
         return whole_base(find_base("minilm"), max_tokens=64)
 
     @cached_property
+    def clock(self) -> FloatGraph:
+        """The teacher's encoder in float32, by which all rows are timed."""
+        return FloatGraph(self.base)
+
+    @cached_property
     def vectors(self) -> VectorCache:
         base = find_base("minilm")
         path = self.folder / f"vectors-{base.sha256[:16]}.npz"
@@ -169,9 +173,7 @@ def measure(world: World, name: str) -> dict[str, Any]:
     right = student.run(texts).logits.argmax(1) == world.truth
     size = len(blank.encoder) + sum(map(len, (blank.extra or {}).values()))
     keep_bundle(world, name, candidate)
-    reference = reference_graph(world)
-    tokenizer = world.base.tokenizer
-    base_ms, ms = race([lambda t: run_graph(reference, tokenizer, t), student.run], texts[:120])
+    base_ms, ms = race([world.clock.run, student.run], texts[:120])
     return {
         "accuracy": float(right.mean()),
         "teacher": world.teacher,
@@ -230,16 +232,6 @@ def keep_bundle(world: World, name: str, candidate: Candidate) -> None:
     parts.write(replace(candidate, certificate=parts.nothing_proved(Contract())), folder, golden=())
 
 
-def reference_graph(world: World) -> ort.InferenceSession:
-    """The teacher's encoder in float32, the clock all rows are measured by."""
-
-    def fill(folder: Path) -> None:
-        (folder / "encoder.onnx").write_bytes(export_onnx(world.base))
-
-    folder = Workspace(world.folder).stage("reference", {"base": "minilm"}, fill)
-    return open_graph((folder / "encoder.onnx").read_bytes())
-
-
 def race(runs: Sequence[Any], texts: Sequence[str]) -> list[float]:
     """Median milliseconds of one text by each; they take turns, text by text."""
     times: list[list[float]] = [[] for _ in runs]
@@ -256,9 +248,8 @@ def race_all(world: World, table: dict[str, Any]) -> None:
     names = [name for name in table if "ms" in table[name]]
     folders = [world.folder / "bundles" / n.replace(" ", "-").replace(",", "") for n in names]
     students = [Student.load(read_bundle(folder)) for folder in folders]
-    reference, tokenizer = reference_graph(world), world.base.tokenizer
     texts = [text for text, _ in world.data[1]][:150]
-    times = race([lambda t: run_graph(reference, tokenizer, t), *(s.run for s in students)], texts)
+    times = race([world.clock.run, *(s.run for s in students)], texts)
     for name, ms in zip(names, times[1:], strict=True):
         table[name] |= {"ms": ms, "times faster": times[0] / ms, "base ms": times[0]}
 

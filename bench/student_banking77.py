@@ -16,22 +16,23 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+from tokenizers import Tokenizer
 
 from understudy.distill_loop.base import find_base
-from understudy.distill_loop.export import export_onnx, open_graph, run_graph
+from understudy.distill_loop.export import INPUTS, OUTPUT, export_onnx, open_graph
 from understudy.distill_loop.head import apply_head, fit_head
 from understudy.distill_loop.recipe import HeadRecipe, load_recipe
-from understudy.distill_loop.rows import Example
+from understudy.distill_loop.rows import NONE_LABEL, Example
 from understudy.distill_loop.run import first_student
 from understudy.distill_loop.statistics import area_under_curve
-from understudy.distill_loop.student import encode, whole_base
+from understudy.distill_loop.student import StudentModel, encode, whole_base
 from understudy.distill_loop.workspace import Workspace
 from understudy.edge.bundle import Head, read_bundle
 from understudy.edge.student import Student
@@ -43,19 +44,28 @@ Floats = NDArray[Any]
 Runs = Callable[[list[str]], Any]
 
 
-def banking77() -> tuple[Rows, Rows, list[str]]:
+@dataclass(frozen=True)
+class Foreign:
+    """Texts outside every class: those that may be learned from, and those that are asked about."""
+
+    taught: tuple[str, ...] = ()
+    tested: tuple[str, ...] = ()
+
+
+def banking77() -> tuple[Rows, Rows, Foreign]:
     def read(name: str) -> Rows:
         with (DATA / "banking77" / name).open(encoding="utf-8") as file:
             return [(row["text"], row["category"]) for row in csv.DictReader(file)]
 
-    return read("train.csv"), read("test.csv"), []
+    return read("train.csv"), read("test.csv"), Foreign()
 
 
-def clinc150() -> tuple[Rows, Rows, list[str]]:
+def clinc150() -> tuple[Rows, Rows, Foreign]:
     with gzip.open(DATA / "clinc150" / "data_full.json.gz", "rt", encoding="utf-8") as file:
         data = json.load(file)
     pairs = {part: [(t, y) for t, y in data[part]] for part in data}
-    return pairs["train"], pairs["test"], [text for text, _ in pairs["oos_test"]]
+    taught = tuple(text for text, _ in (*pairs["oos_train"], *pairs["oos_val"]))
+    return pairs["train"], pairs["test"], Foreign(taught, tuple(t for t, _ in pairs["oos_test"]))
 
 
 def teacher_labels(head: Head, vectors: Floats, names: list[str]) -> list[TeacherLabel]:
@@ -75,6 +85,19 @@ def teacher_labels(head: Head, vectors: Floats, names: list[str]) -> list[Teache
     return found
 
 
+class FloatGraph:
+    """The base as a user would run it: float32, tokenizer and session opened once."""
+
+    def __init__(self, base: StudentModel) -> None:
+        self._session = open_graph(export_onnx(base))
+        self._tokenizer = Tokenizer.from_str(base.tokenizer)
+
+    def run(self, texts: list[str]) -> Floats:
+        ids = np.array([self._tokenizer.encode(texts[0]).ids])
+        inputs = dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True))
+        return self._session.run([OUTPUT], inputs)[0]
+
+
 def race(teacher: Runs, student: Runs, texts: list[str]) -> list[float]:
     """Median milliseconds of one text: teacher's graph, student's graph; they take turns."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -91,13 +114,20 @@ def caught_at(foreign: Floats, own: Floats, false_share: float = 0.05) -> float:
     return float((foreign < np.quantile(own, false_share)).mean())
 
 
-def foreign_scores(student: Student, head: Head, texts: list[str]) -> Floats:
-    """A foreign row is far from every prototype, of low energy and of small margin: z-sums."""
-    output = student.run(texts)
-    linear = output.vectors @ head.weight.T + head.bias
-    top = np.sort(linear, axis=1)[:, -2:]
-    energy = np.log(np.exp(linear - linear.max(1, keepdims=True)).sum(1)) + linear.max(1)
-    return np.stack([output.similarity, energy, top[:, 1] - top[:, 0]], axis=1)
+def told_apart(student: Student, head: Head, own: list[str], out: list[str]) -> dict[str, float]:
+    """How foreign texts are told from the classes' own, by what the product compares."""
+    known, strange = student.run(own), student.run(out)
+    cosines = nearest(head, strange.vectors), nearest(head, known.vectors)
+    return {
+        "foreign caught at 5 % false": caught_at(strange.similarity, known.similarity),
+        "foreign area under curve": area_under_curve(strange.similarity, known.similarity),
+        "caught by nearest prototype": caught_at(*cosines),
+    }
+
+
+def nearest(head: Head, vectors: Floats) -> Floats:
+    """Highest cosine to a prototype: what tells foreign rows where none was learned from."""
+    return (vectors @ head.prototypes.T).max(axis=1)
 
 
 def main() -> None:
@@ -125,7 +155,7 @@ def main() -> None:
 
 
 def measure(
-    train: Rows, test: Rows, foreign: list[str], options: argparse.Namespace
+    train: Rows, test: Rows, foreign: Foreign, options: argparse.Namespace
 ) -> dict[str, Any]:
     names = sorted({label for _, label in train})
     place = {name: i for i, name in enumerate(names)}
@@ -154,6 +184,8 @@ def measure(
         Example(id=f"r{i}", text=text, label=label, teacher=said)
         for i, ((text, label), said) in enumerate(zip(train, labels, strict=True))
     ]
+    none = TeacherLabel("minilm-linear", "bench", (NONE_LABEL,), (0.0,))
+    rows += [Example(id=f"o{i}", text=t, teacher=none) for i, t in enumerate(foreign.taught)]
     folder = options.workspace or Path(tempfile.mkdtemp(prefix="bench-student-"))
     start = time.perf_counter()
     result = first_student(recipe, Workspace(folder), rows)
@@ -162,10 +194,7 @@ def measure(
     order = np.array([place[name] for name in bundle.manifest.labels])
     student_right = order[student.run(test_texts).logits.argmax(1)] == truth
 
-    graph = open_graph(export_onnx(base))
-    teacher_ms, student_ms = race(
-        lambda t: run_graph(graph, base.tokenizer, t), student.run, test_texts[:300]
-    )
+    teacher_ms, student_ms = race(FloatGraph(base).run, student.run, test_texts[:300])
     report = {
         "data": options.data,
         "training rows": len(train),
@@ -181,13 +210,8 @@ def measure(
         "times faster": teacher_ms / student_ms,
         "minutes": minutes,
     }
-    if foreign:
-        own = foreign_scores(student, bundle.head, test_texts)
-        out = foreign_scores(student, bundle.head, foreign)
-        centre, spread = own.mean(0), own.std(0)
-        summed = [((part - centre) / spread).sum(1) for part in (out, own)]
-        report["foreign caught at 5 % false"] = caught_at(*summed)
-        report["foreign area under curve"] = area_under_curve(*summed)
+    if foreign.tested:
+        report |= told_apart(student, bundle.head, test_texts, list(foreign.tested))
     return {k: v for k, v in report.items() if not (isinstance(v, float) and math.isnan(v))}
 
 

@@ -78,7 +78,7 @@ def _apply(graph: bytes, recipe: CompressRecipe, tokenizer: str, texts: Sequence
             return quantise_int4(graph)
         case other:
             raise ConfigError(
-                f"compress.use is '{other}'; known: int8_dynamic, int8_static, int4, none"
+                f"compress.use is '{other}'; known: auto, int8_dynamic, int8_static, int4, none"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from understudy.distill_loop.adapters import merge_adapters
 from understudy.distill_loop.build import build_student
 from understudy.distill_loop.candidate import Candidate
 from understudy.distill_loop.checkpoint import load_model, save_model
-from understudy.distill_loop.compress import compress, parity
+from understudy.distill_loop.compress import parity
 from understudy.distill_loop.distil import Lesson, Trained, distil, looks_inside
 from understudy.distill_loop.export import check_parity, export_onnx
 from understudy.distill_loop.harvest import variants
@@ -22,6 +23,7 @@ from understudy.distill_loop.head import fit_head
 from understudy.distill_loop.inputs import Where
 from understudy.distill_loop.lesson import make_lesson
 from understudy.distill_loop.night import Night
+from understudy.distill_loop.packing import pack
 from understudy.distill_loop.recipe import HeadRecipe
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds
@@ -151,7 +153,8 @@ def shrink(night: Night, model: StudentModel, graph: bytes, folds: Folds) -> Can
     recipe = night.recipe.compress
     with night.stage("compress"):
         texts = [row.text for row in folds.train][:200]
-        static = rows_digest(folds.train) if recipe.use == "int8_static" else ""
+        fixed = recipe.use in {"int8_static", "auto"}
+        static = rows_digest(folds.train) if fixed else ""
         inputs = {
             "graph": hashlib.sha256(graph).hexdigest(),
             "recipe": asdict(recipe),
@@ -159,11 +162,14 @@ def shrink(night: Night, model: StudentModel, graph: bytes, folds: Folds) -> Can
         }
 
         def fill(folder: Path) -> None:
-            small, _ = compress(graph, recipe, model.tokenizer, texts)
+            small, tried = pack(graph, recipe, model.tokenizer, texts)
             (folder / "encoder.onnx").write_bytes(small)
+            # Times differ from run to run: a night that resumes must find the choice that was made.
+            (folder / "tried.json").write_text(json.dumps([asdict(one) for one in tried]), "utf-8")
 
         folder = night.workspace.stage("compress", inputs, fill)
         small = (folder / "encoder.onnx").read_bytes()
+        night.figures["compression"] = json.loads((folder / "tried.json").read_text("utf-8"))
         compared = parity(graph, small, model.tokenizer, texts[:PARITY_TEXTS])
         night.figures["parity"] = asdict(compared)
     return _blank(night, model, small, folds)
