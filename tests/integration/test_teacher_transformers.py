@@ -32,6 +32,7 @@ from understudy.types.errors import (
     DataError,
     DeadlineError,
     InvalidValueError,
+    LinkDownError,
     TeacherError,
 )
 from understudy.types.records import TeacherLabel
@@ -96,7 +97,7 @@ async def test_each_input_gets_its_own_answer_or_its_own_error(head: Path) -> No
     await engine.stop()
     await engine.stop()
 
-    assert isinstance(before, TeacherError)
+    assert isinstance(before, LinkDownError)
     assert isinstance(good, TeacherLabel)
     assert isinstance(unknown, InvalidValueError)
     assert isinstance(late, DeadlineError)

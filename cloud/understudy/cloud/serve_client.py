@@ -153,7 +153,7 @@ class ServeTeacher:
         self, ask: Callable[[], Awaitable[list[Plain]]], budget_s: float
     ) -> list[Plain] | UnderstudyError:
         if self._handle is None:
-            return TeacherError("the teacher has not been started")
+            return LinkDownError("the teacher has not come up yet")
         if budget_s <= 0.0:
             return DeadlineError("the deadline passed before the teacher was asked")
         try:

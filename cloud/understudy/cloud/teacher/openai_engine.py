@@ -31,6 +31,7 @@ from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.types.errors import (
     ConfigError,
     InvalidValueError,
+    LinkDownError,
     TeacherError,
     UnderstudyError,
 )
@@ -230,7 +231,7 @@ class OpenAIEngine:
         import httpx
 
         if self._client is None:
-            raise TeacherError("the teacher has not been started")
+            raise LinkDownError("the teacher has not come up yet")
         try:
             async with (
                 asyncio.timeout(timeout_s),

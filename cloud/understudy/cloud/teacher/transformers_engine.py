@@ -24,6 +24,7 @@ from understudy.cloud.teacher.weights import model_labels, resolve_model
 from understudy.types.errors import (
     ConfigError,
     InvalidValueError,
+    LinkDownError,
     TeacherError,
     UnderstudyError,
 )
@@ -71,7 +72,7 @@ class TransformersEngine:
     ) -> list[TeacherLabel | UnderstudyError]:
         """One forward pass per `max_batch` inputs; expired ones are left out."""
         if self._scorer is None or self._thread is None:
-            return [TeacherError("the teacher has not been started")] * len(requests)
+            return [LinkDownError("the teacher has not come up yet")] * len(requests)
         loop = asyncio.get_running_loop()
         results: list[TeacherLabel | UnderstudyError] = []
         for start in range(0, len(requests), self._spec.max_batch):
@@ -106,7 +107,7 @@ class TransformersEngine:
     def _score(self, requests: Sequence[ScoreRequest]) -> list[TeacherLabel | UnderstudyError]:
         scorer = self._scorer
         if scorer is None:
-            return [TeacherError("the teacher was stopped")] * len(requests)
+            return [LinkDownError("the teacher was stopped")] * len(requests)
         late = [expired(request) for request in requests]
         texts = [r.text for r, error in zip(requests, late, strict=True) if error is None]
         rows = iter(scorer.logits(texts) if texts else ())

@@ -24,6 +24,7 @@ from understudy.types.errors import (
     ConfigError,
     DeadlineError,
     InvalidValueError,
+    LinkDownError,
     OverloadedError,
     TeacherError,
     UnderstudyError,
@@ -218,7 +219,7 @@ class VllmProcess:
             if late is not None:
                 return late
             if self.llm is None:
-                return TeacherError("the teacher is not running")
+                return LinkDownError("the teacher has not come up yet")
             with self._counted():
                 return await self._guarded(request, answer)
 
