@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -344,6 +345,64 @@ def cpu_seconds(pid: int) -> float:
     """User and system time a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+Measured = TypeVar("Measured")
+
+
+@dataclass(frozen=True)
+class Calm:
+    """Which rounds count: those in which other work used little of the machine's processors.
+
+    Attributes:
+        others: Largest share of all processors that others may use; 1 counts every round.
+        patience_s: Longest time spent on waiting for calm moments and on rounds that did not count.
+    """
+
+    others: float = 1.0
+    patience_s: float = 600.0
+
+    def rounds(
+        self, count: int, pids: Sequence[int], measure: Callable[[], Measured]
+    ) -> list[Measured]:
+        """So many rounds that count; fewer, and at least one, when patience ends."""
+        found: list[Measured] = []
+        ends_s = time.monotonic() + self.patience_s
+        while len(found) < count:
+            out_of_time = time.monotonic() > ends_s
+            if out_of_time and found:
+                break
+            if not out_of_time and _others(pids, lambda: time.sleep(1.0))[1] > self.others:
+                continue
+            measured, share = _others(pids, measure)
+            if share <= self.others or out_of_time:
+                found.append(measured)
+            print(f"round: others used {share:.0%} of the machine", flush=True)
+        return found
+
+
+def _others(pids: Sequence[int], work: Callable[[], Measured]) -> tuple[Measured, float]:
+    """What `work` returns, and the share of all processors that others used meanwhile."""
+    begun_s, busy, own = time.monotonic(), _busy_seconds(), _own_seconds(pids)
+    result = work()
+    passed_s = (time.monotonic() - begun_s) * (os.cpu_count() or 1)
+    foreign = (_busy_seconds() - busy) - (_own_seconds(pids) - own)
+    return result, max(0.0, foreign / passed_s)
+
+
+def _busy_seconds() -> float:
+    """Time that all processors of the machine were at work so far."""
+    user, nice, system, _, _, irq, soft, steal = map(
+        int, Path("/proc/stat").read_text().split()[1:9]
+    )
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds(pids: Sequence[int]) -> float:
+    """The same of this process, its children that have ended, and the servers `pids`."""
+    times = os.times()
+    mine = times.user + times.system + times.children_user + times.children_system
+    return mine + sum(map(cpu_seconds, pids))
 
 
 def memory_mb(pid: int) -> float:

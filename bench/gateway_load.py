@@ -15,10 +15,12 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway_fleet import (
     Badge,
+    Calm,
     Load,
     Plan,
     cpu_seconds,
@@ -34,39 +36,76 @@ from gateway_fleet import (
 )
 
 
-def throughput(folder: Path, rounds: int, seconds: float, processes: int) -> dict[str, object]:
+@dataclass(frozen=True)
+class Pair:
+    """One round of the same load on both servers, one after the other.
+
+    Attributes:
+        rates: Calls a second, by server.
+        costs: Processor time a call, microseconds, by server.
+    """
+
+    rates: dict[str, float]
+    costs: dict[str, float]
+
+
+def throughput(
+    folder: Path, rounds: int, seconds: float, processes: int, calm: Calm
+) -> dict[str, object]:
     config = write_config(folder)
     prepare_state(config)
     badges = enroll_nodes(config, 24)
-    rates: dict[str, list[float]] = {"echo": [], "gateway": []}
-    costs: dict[str, list[float]] = {"echo": [], "gateway": []}
     with echo_process(config) as echo, gateway_process(config) as gateway:
-        for _ in range(rounds):
-            for name, (pid, address) in (("echo", echo), ("gateway", gateway)):
-                before = cpu_seconds(pid)
-                load = run_load(address, badges, Plan(seconds, depth=6), processes)
-                used = cpu_seconds(pid) - before
-                done = len(load.latencies)
-                rates[name].append(done / load.seconds)
-                costs[name].append(used / (done * (seconds + 1.0) / seconds) * 1e6)
-        half = statistics.median(rates["gateway"]) / 2
-        paced = [
-            run_load(gateway[1], badges, Plan(seconds * 2, rate=half), processes)
-            for _ in range(rounds)
-        ]
+        servers, pids = {"echo": echo, "gateway": gateway}, (echo[0], gateway[0])
+        pairs = calm.rounds(
+            rounds, pids, lambda: _pair(servers, badges, Plan(seconds, depth=6), processes)
+        )
+        half = statistics.median(pair.rates["gateway"] for pair in pairs) / 2
+        paced = calm.rounds(
+            2 * rounds,
+            pids,
+            lambda: run_load(gateway[1], badges, Plan(seconds, rate=half), processes),
+        )
+    return _compared(pairs) | {"half_load_per_s": half} | _tail(paced)
+
+
+def _pair(
+    servers: dict[str, tuple[int, str]], badges: list[Badge], plan: Plan, processes: int
+) -> Pair:
+    pair = Pair({}, {})
+    for name, (pid, address) in servers.items():
+        before = cpu_seconds(pid)
+        load = run_load(address, badges, plan, processes)
+        used, done = cpu_seconds(pid) - before, len(load.latencies)
+        pair.rates[name] = done / load.seconds
+        calls = done * (plan.seconds + plan.warm_s) / plan.seconds
+        pair.costs[name] = used / calls * 1e6
+    return pair
+
+
+def _compared(pairs: list[Pair]) -> dict[str, object]:
+    ratios = [pair.rates["gateway"] / pair.rates["echo"] for pair in pairs]
+    return {
+        "rounds": len(pairs),
+        "echo_per_s": statistics.median(pair.rates["echo"] for pair in pairs),
+        "gateway_per_s": statistics.median(pair.rates["gateway"] for pair in pairs),
+        "ratio": statistics.median(ratios),
+        "ratio_lowest": min(ratios),
+        "echo_cpu_us": statistics.median(pair.costs["echo"] for pair in pairs),
+        "gateway_cpu_us": statistics.median(pair.costs["gateway"] for pair in pairs),
+    }
+
+
+def _tail(paced: list[Load]) -> dict[str, object]:
     p50 = [percentile(load.latencies, 0.5) * 1e3 for load in paced]
     p99 = [percentile(load.latencies, 0.99) * 1e3 for load in paced]
-    ratios = [g / e for g, e in zip(rates["gateway"], rates["echo"], strict=True)]
+    ratios = [b / a for a, b in zip(p50, p99, strict=True)]
     return {
-        "echo_per_s": statistics.median(rates["echo"]),
-        "gateway_per_s": statistics.median(rates["gateway"]),
-        "ratio": statistics.median(ratios),
-        "echo_cpu_us": statistics.median(costs["echo"]),
-        "gateway_cpu_us": statistics.median(costs["gateway"]),
-        "half_load_per_s": half,
+        "half_load_rounds": len(paced),
         "half_load_p50_ms": statistics.median(p50),
         "half_load_p99_ms": statistics.median(p99),
-        "p99_over_p50": statistics.median(b / a for a, b in zip(p50, p99, strict=True)),
+        "p99_over_p50": statistics.median(ratios),
+        "p99_over_p50_each": " ".join(f"{one:.1f}" for one in ratios),
         "failures": _failures(paced),
     }
 
@@ -97,7 +136,7 @@ FLOODS = {
 }
 
 
-def hostile(folder: Path, rounds: int, seconds: float) -> dict[str, object]:
+def hostile(folder: Path, rounds: int, seconds: float, calm_only: Calm) -> dict[str, object]:
     """What honest nodes notice of a flood, beside the same flood at another gateway.
 
     Flooding node and honest nodes run on the cores of the gateways, where real ones would not: the
@@ -105,24 +144,19 @@ def hostile(folder: Path, rounds: int, seconds: float) -> dict[str, object]:
     """
     (here, honest), (there, _) = (_guarded(folder / name) for name in ("here", "there"))
     villains = {at: enroll_nodes(at, 1)[0] for at in (here, there)}
-    calm: list[Load] = []
-    seen: dict[str, list[Load]] = {}
-    floods: dict[str, list[Load]] = {}
-    with gateway_process(here) as (pid, address), gateway_process(there) as (_, elsewhere):
-        plan = Plan(seconds, rate=100.0)
-        for _ in range(rounds):
-            calm.append(run_load(address, honest, plan, 1))
+    with gateway_process(here) as (pid, address), gateway_process(there) as (other, elsewhere):
+        asked = (address, honest, Plan(seconds, rate=100.0))
+
+        def once() -> dict[str, tuple[Load, Load]]:
+            seen = {"calm": (run_load(*asked, 1), Load())}
             for kind, how in FLOODS.items():
-                for place, target, badge in (
-                    ("elsewhere", elsewhere, villains[there]),
-                    ("here", address, villains[here]),
-                ):
-                    flood = Plan(seconds + 4.0, warm_s=0.0, **how)  # type: ignore[arg-type]
-                    attacked, flooded = _under(flood, target, badge, (address, honest, plan))
-                    seen.setdefault(f"{kind}_{place}", []).append(attacked)
-                    floods.setdefault(f"{kind}_{place}", []).append(flooded)
-        memory = memory_mb(pid)
-    return _noticed(calm, seen, floods) | {"gateway_mb": memory}
+                flood = Plan(seconds + 4.0, warm_s=0.0, **how)  # type: ignore[arg-type]
+                seen[f"{kind}_elsewhere"] = _under(flood, elsewhere, villains[there], asked)
+                seen[f"{kind}_here"] = _under(flood, address, villains[here], asked)
+            return seen
+
+        found = calm_only.rounds(rounds, (pid, other), once)
+    return _noticed(found)
 
 
 def _guarded(folder: Path) -> tuple[Path, list[Badge]]:
@@ -144,23 +178,19 @@ def _under(
         return attacked, flooding.get()
 
 
-def _noticed(
-    calm: list[Load], seen: dict[str, list[Load]], floods: dict[str, list[Load]]
-) -> dict[str, object]:
-    found: dict[str, object] = {"calm_p99_ms": _median_p99(calm)}
-    for name, loads in seen.items():
-        found[f"{name}_p99_ms"] = _median_p99(loads)
-        found[f"{name}_over_calm"] = _median_ratio(loads, calm)
-        found[f"{name}_honest_failures"] = _failures(loads)
-        calls = [(len(f.latencies) + sum(f.failures.values())) / f.seconds for f in floods[name]]
-        found[f"{name}_flood_calls_per_s"] = statistics.median(calls)
-        found[f"{name}_flood_served_per_s"] = statistics.median(
-            len(f.latencies) / f.seconds for f in floods[name]
-        )
+def _noticed(rounds: list[dict[str, tuple[Load, Load]]]) -> dict[str, object]:
+    seen = {name: [one[name][0] for one in rounds] for name in rounds[0]}
+    found: dict[str, object] = {"rounds": len(rounds), "calm_p99_ms": _median_p99(seen["calm"])}
     for kind in FLOODS:
-        found[f"{kind}_here_over_elsewhere"] = _median_ratio(
-            seen[f"{kind}_here"], seen[f"{kind}_elsewhere"]
-        )
+        for name in (f"{kind}_elsewhere", f"{kind}_here"):
+            floods = [one[name][1] for one in rounds]
+            calls = [(len(f.latencies) + sum(f.failures.values())) / f.seconds for f in floods]
+            found[f"{name}_p99_ms"] = _median_p99(seen[name])
+            found[f"{name}_over_calm"] = _median_ratio(seen[name], seen["calm"])
+            found[f"{name}_honest_failures"] = _failures(seen[name])
+            found[f"{name}_flood_calls_per_s"] = statistics.median(calls)
+        here, elsewhere = seen[f"{kind}_here"], seen[f"{kind}_elsewhere"]
+        found[f"{kind}_here_over_elsewhere"] = _median_ratio(here, elsewhere)
     return found
 
 
@@ -187,15 +217,23 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="longer rounds, 1,000 nodes")
     parser.add_argument("--only", choices=["throughput", "nodes", "hostile"])
     parser.add_argument("--processes", type=int, default=2, help="load processes")
+    parser.add_argument(
+        "--calm",
+        type=float,
+        default=1.0,
+        help="count only rounds in which others used at most this share of the processors",
+    )
+    parser.add_argument("--patience", type=float, default=600.0, help="seconds to wait for those")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     rounds, seconds, nodes = (5, 10.0, 1000) if options.full else (3, 4.0, 200)
+    calm = Calm(options.calm, options.patience)
     found: dict[str, object] = {}
     with tempfile.TemporaryDirectory(prefix="gateway-") as name:
         questions = {
-            "throughput": lambda at: throughput(at, rounds, seconds, options.processes),
+            "throughput": lambda at: throughput(at, rounds, seconds, options.processes, calm),
             "nodes": lambda at: many_nodes(at, nodes, seconds * 2, options.processes),
-            "hostile": lambda at: hostile(at, rounds, seconds),
+            "hostile": lambda at: hostile(at, rounds, seconds, calm),
         }
         for question, measure in questions.items():
             if options.only in (None, question):
