@@ -392,6 +392,38 @@ def test_preforked_workers_end_cleanly(bundle: Path, tmp_path: Path) -> None:
     assert lines[-1] == [0, 0, 0]
 
 
+_THREADS = """
+import sys, threading
+sys.path[:0] = {path!r}
+from understudy.edge import EdgeClient
+with EdgeClient.open({config!r}) as client:
+    opened = [thread.name for thread in threading.enumerate()]
+    client.predict("qqq")
+    print(opened, [thread.name for thread in threading.enumerate() if not thread.daemon])
+    print(sorted(thread.name for thread in threading.enumerate() if thread.daemon))
+print([thread.name for thread in threading.enumerate()])
+"""
+
+
+def test_a_client_has_two_daemon_threads_once_it_is_used(bundle: Path, tmp_path: Path) -> None:
+    """None at open, two at the first request, gRPC's Python part adds none, none is left."""
+    config = tmp_path / "edge.yaml"
+    with EdgeGateway() as gateway:
+        config.write_text(
+            f"bundle: {bundle}\nstate_dir: state\ngateway: {{address: '{gateway.address}'}}\n"
+        )
+        code = _THREADS.format(path=sys.path, config=str(config))
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert run.stdout.splitlines() == [
+        "['MainThread'] ['MainThread']",
+        "['understudy.updater', 'understudy.uploader']",
+        "['MainThread']",
+    ], run.stderr
+
+
 def test_a_forgotten_client_lets_the_process_end(bundle: Path, tmp_path: Path) -> None:
     """No close, threads running, cloud silent: the interpreter must not hang at exit."""
     config = tmp_path / "edge.yaml"
