@@ -87,7 +87,7 @@ class Directive:
         target: TUF target path of that bundle's manifest.
         certificate_revoked: True if answers must say `certified=False`.
         threshold_floor: Threshold is raised to at least this; 0 when nothing is wrong.
-        audit_rate: Audit rate to use from now on; negative to keep the configured one.
+        audit_rate: Audit rate is raised to at least this; negative to keep the configured one.
         next_check_in_s: Seconds until the next check-in.
         shadow_rate: Share of requests, in [0, 1], on which the champion runs in the shadow of a
             student on probation.

@@ -63,7 +63,7 @@ class Advice:
     Attributes:
         certificate_revoked: True if answers must say `certified=False`.
         threshold_floor: Threshold is raised to at least this; infinite: keep nothing.
-        audit_rate: Audit rate to use; negative to keep the configured one.
+        audit_rate: Audit rate to raise to; negative to keep the configured one.
         night: True if a distillation should run.
         revoked_slices: Slices whose certificate is withdrawn, with a floor of their own.
     """

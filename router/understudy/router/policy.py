@@ -103,16 +103,16 @@ class Policy:
     def with_directive(self, directive: Directive) -> Policy:
         """Applies what the cloud answered to a check-in.
 
-        A directive can only be careful: it raises thresholds and withdraws certificates. An audit
-        rate that is no rate leaves this policy's; a floor that is no number keeps nothing. Apply
-        it to the policy without orders: what is no longer ordered no longer holds.
+        A directive can only be careful: it raises thresholds and the audit rate, and withdraws
+        certificates. A rate that is none leaves this policy's; a floor that is no number keeps
+        nothing. Apply it to the policy without orders: what is no longer ordered no longer holds.
         """
         rate = directive.audit_rate
         return replace(
             self,
             threshold_floor=_careful(directive.threshold_floor),
             revoked=directive.certificate_revoked,
-            audit_rate=min(rate, 1.0) if rate > 0.0 else self.audit_rate,
+            audit_rate=min(max(rate, self.audit_rate), 1.0) if rate > 0.0 else self.audit_rate,
             revoked_slices={s.name: _careful(s.threshold_floor) for s in directive.revoked_slices},
         )
 

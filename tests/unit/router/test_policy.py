@@ -245,6 +245,7 @@ def test_a_withdrawn_slice_concerns_that_slice_alone(
         pytest.param(math.nan, math.nan, NEVER_KEEP, 0.1, id="no-numbers"),
         pytest.param(-5.0, 0.0, 0.0, 0.1, id="below-their-range"),
         pytest.param(0.3, 7.0, 0.3, 1.0, id="above-its-range"),
+        pytest.param(0.3, 0.01, 0.3, 0.1, id="fewer-audits"),
     ],
 )
 def test_a_directive_can_only_be_careful(
