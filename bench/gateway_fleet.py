@@ -122,7 +122,7 @@ def start_gateway(config_path: Path) -> subprocess.Popen[bytes]:
 
 def wait_for_address(config_path: Path, process: subprocess.Popen[bytes]) -> str:
     config = load_config(config_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # Ray alone takes a minute on a busy machine
     while time.monotonic() < deadline:
         running = read_state_file(config)
         if running is not None and running.pid == process.pid:
@@ -245,15 +245,22 @@ async def _play(address: str, badges: Sequence[Badge], plan: Plan) -> Load:
     return load
 
 
+Call = Callable[..., Awaitable[inference_pb2.PredictResponse]]
+
+
+async def connected(address: str, badge: Badge) -> Call:
+    """One node's way to ask, its connection made."""
+    channel = _channel(address, badge)
+    await _connect(channel, asyncio.Semaphore(1))
+    return _method(channel)
+
+
 async def _connect(channel: grpc.aio.Channel, gate: asyncio.Semaphore) -> None:
     """Any answer proves the connection; the bare echo does not know this method."""
     probe = channel.unary_unary("/grpc.health.v1.Health/Check")
     async with gate:
         with contextlib.suppress(grpc.aio.AioRpcError):
             await probe(b"", timeout=60, wait_for_ready=True)
-
-
-Call = Callable[..., Awaitable[inference_pb2.PredictResponse]]
 
 
 @dataclass

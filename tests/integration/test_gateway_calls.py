@@ -24,6 +24,7 @@ from simulators.cloud_gateway import (
     running_cloud,
     wait_until,
 )
+from simulators.cloud_redis import DURABLE, RedisProcess
 from understudy.cloud.config import (
     CacheBackend,
     CacheConfig,
@@ -33,6 +34,7 @@ from understudy.cloud.config import (
 )
 from understudy.cloud.log import LogStats, NewRow
 from understudy.cloud.log.sqlite import SqliteLog
+from understudy.cloud.teacher import PromptOptions, TeacherSpec
 from understudy.types.convert import label_from_wire, record_to_wire
 from understudy.types.decision import RecordKind
 from understudy.types.errors import (
@@ -436,6 +438,22 @@ def test_identical_inputs_are_answered_from_the_cache_when_it_is_on(tmp_path: Pa
 
         assert [False, True, True] == [answer.cached for answer in answers]
         assert (1, 3) == (cloud.teacher.asked, cloud.gateway.parts.log.stats().rows)
+
+
+def test_a_teacher_that_is_asked_in_other_words_does_not_answer_from_the_old_cache(
+    tmp_path: Path,
+) -> None:
+    """Answers in Redis outlive the gateway that put them there."""
+    with RedisProcess(tmp_path, *DURABLE) as server:
+        cache = CacheConfig(backend=CacheBackend.REDIS, url=server.url)
+        cached = []
+        for words in ("Which fits?", "Which fits?", "Which fits best?"):
+            teacher = TeacherSpec(prompt=PromptOptions(instruction=words))
+            settings = config(tmp_path / "state", cache=cache, teacher=teacher)
+            with running_cloud(settings) as cloud, cloud.enroll("n").channel(cloud.address) as call:
+                cached.append(predict(call, record(text="the same words")).cached)
+
+    assert [False, True, False] == cached
 
 
 def test_a_clock_that_is_behind_is_taken_and_one_ahead_is_not(channel: grpc.Channel) -> None:

@@ -52,6 +52,8 @@ from understudy.cloud.rollout_metrics import RolloutSurvey
 from understudy.cloud.running import STATE_FILE, RunningCloud, repeating
 from understudy.cloud.supervision import TeacherSupervisor
 from understudy.cloud.teacher import TeacherEngine
+from understudy.cloud.teacher.distribution import prompt_hash
+from understudy.cloud.teacher.spec import spec_to_plain
 from understudy.cloud.tracing import Tracing, current_traceparent, otlp_exporter
 from understudy.cloud.usage import UsageExchange
 from understudy.cloud.watch import ContractWatch, SharedAdvice
@@ -170,6 +172,7 @@ class Gateway:
         gateway, parts, tasks = self.config.gateway, self.parts, self.config.tasks
         rules = RecordRules(tasks, gateway.max_text_bytes, gateway.clock_skew_s)
         intake = Intake(rules, gateway.max_batch_records, self.metrics)
+        wording = prompt_hash(spec_to_plain(self.config.teacher))
         answering = Answering(
             gatherer=self._gatherer,
             writer=self._writer,
@@ -177,7 +180,8 @@ class Gateway:
             tasks=tasks,
             observer=self.metrics,
             cache=parts.cache,
-            teacher_id=lambda: parts.teacher.info().id,
+            # The same model asked in other words is another teacher to the cache.
+            teacher_id=lambda: f"{parts.teacher.info().id} {wording}",
         )
         trace = current_traceparent if tracing else str
         return Faces(

@@ -1,6 +1,6 @@
 """Exact answers to identical inputs: off by default, bounded, and never in the way.
 
-The key covers teacher, task, label set and text, so another teacher or another label set never
+The key covers the teacher and how it is asked, task, label set and text, so that no other of these
 answers from here. A store that fails counts as one that does not know.
 """
 
