@@ -58,6 +58,17 @@ ROWS: dict[str, Changes] = {
     "shared": {"student": {"use": "shared", "options": {"depth": 3}}},
     "moe": {"student": {"use": "moe", "options": {"experts": 2}}},
     "mod": {"student": {"use": "mod", "options": {"capacity": 0.5}}},
+    "early exit": {"student": {"use": "early_exit", "options": {"after": 1, "sure": 0.9}}},
+    "early exit 0,2,5": {"student": {"use": "early_exit", "keep_layers": (0, 2, 5)}},
+    "gradual": {
+        "student": {
+            "use": "gradual",
+            "keep_layers": (0, 2, 5),
+            "heads": 9,
+            "ffn": 1024,
+            "options": {"depth": 2, "rounds": 2},
+        }
+    },
     "lora": {"student": {"use": "lora"}},
     "prompt": {"student": {"use": "prompt"}},
     "static": {"student": {"use": "static"}, "distil": {"embedding_rate": 3e-3}},
@@ -74,11 +85,14 @@ ROWS: dict[str, Changes] = {
     "average": {"distil": {"average": 0.99}},
     "embeddings": {"distil": {"embedding_rate": 3e-5}},
     "augment": {"distil": {"augment": 1}},
+    "mixup": {"objective": {"mixup": 0.5}},
+    "rounded last fifth": {"distil": {"quantised": 0.2}},
     # Compression of the slim student
     "none": {"compress": {"use": "none"}},
     "int8 8 bits": {"compress": {"cpu": "vnni"}},
     "int8 static": {"compress": {"use": "int8_static"}},
     "int4": {"compress": {"use": "int4"}},
+    "auto": {"compress": {"use": "auto"}},
 }
 QUICK = ("slim", "static")
 
@@ -271,6 +285,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--race", action="store_true", help="latencies of kept rows, in turns")
     parser.add_argument("--steps", type=int, default=0, help="of the optimiser; 500 or 60")
+    parser.add_argument("--rows", type=int, default=1500, help="training rows without --full")
     parser.add_argument("--folder", type=Path, default=None, help="where rows are kept")
     options = parser.parse_args()
     if options.list:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from understudy.distill_loop import components
 from understudy.distill_loop.base import Base
+from understudy.distill_loop.gradual import gradual
 from understudy.distill_loop.plugins import find_plugin
 from understudy.distill_loop.recipe import StudentRecipe
 from understudy.distill_loop.static import static
@@ -20,6 +21,7 @@ Builder = Callable[[StudentRecipe, Base, Iterable[str]], StudentModel]
 BUILDERS: dict[str, Builder] = {
     "slim": cut_student,
     "pruned": components.pruned,
+    "gradual": gradual,
     "shared": components.shared,
     "moe": components.mixture_of_experts,
     "mod": components.mixture_of_depths,

@@ -18,13 +18,14 @@ from understudy.distill_loop.checkpoint import load_model, save_model
 from understudy.distill_loop.compress import parity
 from understudy.distill_loop.distil import Lesson, Trained, distil, looks_inside
 from understudy.distill_loop.export import check_parity, export_onnx
+from understudy.distill_loop.gradual import a_round, prune_to, shapes
 from understudy.distill_loop.harvest import variants
 from understudy.distill_loop.head import fit_head
 from understudy.distill_loop.inputs import Where
 from understudy.distill_loop.lesson import make_lesson
 from understudy.distill_loop.night import Night
 from understudy.distill_loop.packing import pack
-from understudy.distill_loop.recipe import HeadRecipe
+from understudy.distill_loop.recipe import HeadRecipe, Recipe
 from understudy.distill_loop.rows import Example
 from understudy.distill_loop.split import Folds
 from understudy.distill_loop.static import StaticEncoder
@@ -82,7 +83,7 @@ def _train(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
     if not known.any():
         raise DataError("no training row has a label that the student knows")
     head = fit_head(lesson.vectors[known], lesson.labels[known], len(labels), recipe=FIRST_HEAD)
-    trained = _learn(night, model, lesson, head)
+    trained = _in_rounds(night, model, lesson, head)
     night.figures |= {
         "losses": trained.losses,
         "gradient_share": trained.gradient_share,
@@ -91,9 +92,22 @@ def _train(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
     return replace(trained.model, encoder=merge_adapters(trained.model.encoder))
 
 
-def _learn(night: Night, model: StudentModel, lesson: Lesson, head: Head) -> Trained:
+def _in_rounds(night: Night, model: StudentModel, lesson: Lesson, head: Head) -> Trained:
+    """One lesson; for a student that is cut by and by, one after each cut, with a share each."""
+    rounds = shapes(night.recipe.student, model.encoder.spec)
+    if not rounds:
+        return _learn(night, model, lesson, head, night.recipe)
+    part = a_round(night.recipe, len(lesson.texts), len(rounds))
+    for shape in rounds[:-1]:
+        cut = prune_to(model, shape, lesson.texts)
+        model = _learn(night, cut, lesson, head, part).model
+    return _learn(night, prune_to(model, rounds[-1], lesson.texts), lesson, head, part)
+
+
+def _learn(
+    night: Night, model: StudentModel, lesson: Lesson, head: Head, recipe: Recipe
+) -> Trained:
     """The training function, where the recipe says; Ray is imported only for its own sake."""
-    recipe = night.recipe
 
     def tell(done: int, of: int) -> None:
         night.tell("distil", done / of)

@@ -101,8 +101,7 @@ class HeadMath:
 
 def _squashed(above: Floats) -> Floats:
     """Differences of log-odds brought between -1 and 1, order kept however large they are."""
-    squashed: Floats = above / (1.0 + np.abs(above))
-    return squashed
+    return (above / (1.0 + np.abs(above))).astype(np.float32, copy=False)
 
 
 def _groups(head: Head) -> list[Floats]:
