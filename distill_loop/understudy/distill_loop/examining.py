@@ -52,11 +52,14 @@ class News:
 
 
 def split_news(folds: Folds, champion: Proved | None) -> News:
-    """Rows by whether the champion's certificate was there already."""
+    """Rows by whether the champion's certificate was there already.
+
+    What came before a change of traffic says nothing of how much is usual since.
+    """
     since = champion.candidate.certificate.issued_unix_s if champion is not None else 0.0
     rows = (*folds.train, *folds.calibration, *folds.gate)
     return News(
-        tuple(row for row in rows if row.created_unix_s <= since and row.target),
+        tuple(row for row in rows if row.created_unix_s <= since and row.target and row.current),
         tuple(row for row in rows if row.created_unix_s > since and row.teacher is not None),
     )
 

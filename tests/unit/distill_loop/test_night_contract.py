@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from simulators.night_world import (
 from understudy.distill_loop import proving
 from understudy.distill_loop.candidate import answer, certificate_of, from_bundle
 from understudy.distill_loop.evidence import Ruling, Verdict
+from understudy.distill_loop.examining import split_news
 from understudy.distill_loop.harvest import collect
 from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.recipe import SplitRecipe
@@ -150,6 +152,18 @@ def _chance(row: LoggedRow) -> float:
 
 def _vague() -> TeacherLabel:
     return replace(teacher_label(INTENTS[0]), label_mass=0.1)
+
+
+def test_what_is_usual_is_what_was_usual_since_the_change() -> None:
+    # Else the classes that arrived with it would look like a flood, night after night.
+    log = in_order([*traffic(60, 1, day=1), *traffic(60, 2, day=2), *traffic(60, 3, day=3)])
+    folds = split(from_log(log, changes={"": 60}), SplitRecipe())
+    champion = SimpleNamespace(
+        candidate=SimpleNamespace(certificate=SimpleNamespace(issued_unix_s=NOW + 2 * 86_400.0))
+    )
+    news = split_news(folds, champion)  # type: ignore[arg-type] # all of it that is asked
+
+    assert ({"2"}, {"3"}) == ({r.id[0] for r in news.old}, {r.id[0] for r in news.new})
 
 
 def test_no_row_is_lost_on_the_way() -> None:
