@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from simulators.artifact_server import Shelf, served
 from simulators.night_world import (
     INTENTS,
     NOW,
+    teacher_label,
     tiny_recipe,
     traffic,
     utterances,
@@ -24,8 +26,11 @@ from understudy.cloud.log import NewRow
 from understudy.cloud.log.sqlite import SqliteLog
 from understudy.cloud.releases import ReleaseRepository
 from understudy.distill_loop.workspace import Workspace
+from understudy.edge import EdgeClient
 from understudy.edge.bundle import read_bundle
+from understudy.edge.config import EdgeConfig, GatewayConfig, UpdaterConfig
 from understudy.types.records import LoggedRow
+from understudy.types.release import Directive
 
 SECRET = "a long enough passphrase"  # noqa: S105 - of a test
 DAY = 86_400.0
@@ -84,6 +89,13 @@ def _said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dic
     out, err = capsys.readouterr()
     assert got == code, err
     said: dict[str, Any] = json.loads(out)
+    return said
+
+
+def _listed(capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert run(["distill", *words]) == 0
+    said: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     return said
 
 
@@ -186,6 +198,54 @@ def test_files_that_a_recipe_names_teach_and_judge(
     assert "labelled by a person accuracy" in said["gold"]
     assert "pinned rows break" in said["pinned"]
     assert "foreign rows are told apart" in said["foreign"]
+
+
+def test_a_class_nobody_knew_is_answered_on_the_edge_after_one_command(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Clusters of unknown requests, a person's word, a refreshed head, a node that fetches it.
+    _recipe(folder, data={"new_class_rows": 0})
+    recipe = str(folder / "recipe.yaml")
+    first = _said(capsys, "run", "-c", recipe, "--json")
+    strange = [
+        replace(row, teacher=teacher_label("none_of_these"))
+        for row in traffic(40, 8, intents=("exchange",), coin=0.0)
+    ]
+    kiosk = [
+        replace(
+            r, record=replace(r.record, event_id=f"k{i}", text=f"word1 word2 word3 word{i % 9}")
+        )
+        for i, r in enumerate(strange)
+    ]
+    _log(folder, [*traffic(200, 5), *kiosk])
+    night = _said(capsys, "run", "-c", recipe, "--date", "d1", "--json")
+    (found,) = _listed(capsys, "proposals", "-c", recipe, "--json")
+    assert (found["rows"], night["rows"]["proposals"]) == (40, 1)
+    assert found["examples"].startswith("word1 word2 word3")
+
+    assert run(["distill", "approve", found["proposal"], "kiosk_frozen", "-c", recipe]) == 0
+    assert "kiosk_frozen begins with 40 rows" in capsys.readouterr().out
+    refreshed = _said(capsys, "refresh", "-c", recipe, "--json")
+    assert refreshed["verdict"] == "promote", refreshed["reason"]
+    assert refreshed["new_labels"] == ["kiosk_frozen"]
+    assert 0 < refreshed["shipped_bytes"] <= 200_000
+
+    store = ReleaseRepository.open(folder / "cloud" / "releases").store()
+    release = store.current("classify", "stable")
+    assert release is not None
+    assert release.bundle == refreshed["bundle"] != first["bundle"]
+    (folder / "root.json").write_bytes(store.trusted_root())
+    order = Directive(bundle=release.bundle, target=release.target, next_check_in_s=3600.0)
+    with served(Shelf(store, on_check_in=lambda _: order)) as address:
+        node = EdgeConfig(
+            task="classify",
+            state_dir=str(folder / "node"),
+            gateway=GatewayConfig(address=address),
+            updater=UpdaterConfig(trusted_root=str(folder / "root.json")),
+        )
+        with EdgeClient.open(node) as client:
+            assert client.predict("word1 word2 word3 word4").label == "kiosk_frozen"
+            assert client.predict("please refund my purchase today").label in INTENTS
 
 
 def test_a_gold_row_without_label_is_one_sentence(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from understudy.distill_loop.rows import Example, Origin, text_key
+from understudy.types.records import TeacherLabel
 
 _PATTERNS = (
     ("<email>", re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")),
@@ -28,8 +29,16 @@ def redact(text: str) -> str:
 
 
 def redact_rows(rows: Iterable[Example]) -> tuple[Example, ...]:
-    """The same rows with redacted texts."""
-    return tuple(replace(row, text=redact(row.text)) for row in rows)
+    """The same rows with redacted texts; the teacher's reasons quote them, so these are too."""
+    return tuple(
+        replace(row, text=redact(row.text), teacher=_redacted(row.teacher)) for row in rows
+    )
+
+
+def _redacted(teacher: TeacherLabel | None) -> TeacherLabel | None:
+    if teacher is None or not teacher.rationale:
+        return teacher
+    return replace(teacher, rationale=redact(teacher.rationale))
 
 
 def within(rows: Iterable[Example], now_unix_s: float, window_days: float) -> tuple[Example, ...]:

@@ -24,6 +24,8 @@ from understudy.types.errors import ConfigError
 
 Floats = NDArray[np.float32]
 MAX_CLUSTERED = 3000
+APPROVED = "approved-"
+"""Begins the id of a row that a person made an example of a class."""
 UNKNOWN_MASS = 0.5
 """A teacher whose labels carry less of its probability than this did not find a fitting one."""
 
@@ -134,7 +136,7 @@ def approve(workspace: Workspace, proposal_id: str, label: str) -> int:
         raise ConfigError("an approved class needs a name")
     chosen = waiting.pop(proposal_id)
     fresh = tuple(
-        Example(id=f"approved-{i}", text=text, label=label, origin=Origin.FILE)
+        Example(id=f"{APPROVED}{i}", text=text, label=label, origin=Origin.FILE)
         for i, text in zip(chosen.row_ids, chosen.examples, strict=True)
     )
     rows = (*approved_rows(workspace), *fresh)

@@ -23,7 +23,13 @@ from understudy.distill_loop.curate import (
     unique_ids,
     within,
 )
-from understudy.distill_loop.discover import approved_rows, keep_proposals, propose, unknown_rows
+from understudy.distill_loop.discover import (
+    APPROVED,
+    approved_rows,
+    keep_proposals,
+    propose,
+    unknown_rows,
+)
 from understudy.distill_loop.generate import generate
 from understudy.distill_loop.lesson import label_index
 from understudy.distill_loop.naming import name_examples
@@ -58,8 +64,9 @@ def collect(night: Night) -> tuple[Example, ...]:
             for i, text in enumerate(night.sources.unlabelled)
         )
         replayed = read_buffer(_buffer(night))
-        fresh = within(logged, night.now_unix_s, night.recipe.data.window_days)
         approved = approved_rows(night.workspace)
+        settled = settle(logged, approved)
+        fresh = within(settled, night.now_unix_s, night.recipe.data.window_days)
         filed = (*night.sources.seed, *night.sources.files, *approved)
         brought = _brought(night)
         rows = unique_ids(readable((*filed, *brought, *fresh, *replayed, *texts)))
@@ -68,6 +75,18 @@ def collect(night: Night) -> tuple[Example, ...]:
         if not any(row.target for row in rows):
             raise DataError("there is no labelled row: a night needs seed or teacher labels")
         return rows
+
+
+def settle(logged: tuple[Example, ...], approved: tuple[Example, ...]) -> tuple[Example, ...]:
+    """Logged rows that a person has made examples of a class have that class, wherever they judge.
+
+    The teacher did not know it when it was asked: its word would count a right answer as wrong.
+    """
+    named = {row.id.removeprefix(APPROVED): row.label for row in approved}
+    return tuple(
+        replace(row, label=named[row.id], teacher=None) if row.id in named else row
+        for row in logged
+    )
 
 
 def _brought(night: Night) -> tuple[Example, ...]:
@@ -178,7 +197,7 @@ def propose_classes(night: Night, rows: Sequence[Example], folds: Folds) -> None
     """Writes down clusters of requests that no class fits, for a person to look at."""
     labels = night.labels(folds)
     settled = {row.id for row in approved_rows(night.workspace)}
-    strange = [row for row in unknown_rows(rows, labels) if f"approved-{row.id}" not in settled]
+    strange = [row for row in unknown_rows(rows, labels) if f"{APPROVED}{row.id}" not in settled]
     if len(strange) < MIN_PROPOSAL:
         return
     with night.stage("discover"):

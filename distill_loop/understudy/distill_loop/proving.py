@@ -185,7 +185,9 @@ def _store(night: Night, proved: Proved, texts: Sequence[str], lineage: Lineage)
         lineage=lineage,
     )
     target = night.workspace.path("bundles", bundle)
-    if not target.is_dir():
+    if target.is_dir():
+        shutil.rmtree(unfinished)
+    else:
         place(unfinished, target)
     return target
 

@@ -9,7 +9,15 @@ import pytest
 
 from simulators.night_world import logged, seed_rows, teacher_label, traffic
 from understudy.distill_loop.clean import dedup_near, label_issues
-from understudy.distill_loop.curate import cap_nodes, dedup_exact, redact, unique_ids, within
+from understudy.distill_loop.curate import (
+    cap_nodes,
+    dedup_exact,
+    redact,
+    redact_rows,
+    unique_ids,
+    within,
+)
+from understudy.distill_loop.harvest import settle
 from understudy.distill_loop.recipe import DataRecipe, Recipe, SplitRecipe
 from understudy.distill_loop.replay import refill
 from understudy.distill_loop.rows import Example, Origin, from_log
@@ -119,6 +127,25 @@ def test_the_first_of_equal_ids_stays_in_its_place() -> None:
 )
 def test_personal_numbers_and_addresses_are_redacted(text: str, expected: str) -> None:
     assert expected == redact(text)
+
+
+def test_a_teacher_s_reasons_are_redacted_like_the_text_they_quote() -> None:
+    said = replace(teacher_label("fee"), rationale="asks why 4929 1234 5678 was charged")
+    (row,) = redact_rows([Example(id="a", text="hello", teacher=said)])
+
+    assert row.teacher is not None
+    assert row.teacher.rationale == "asks why <number> was charged"
+    assert row.teacher.label == "fee"
+
+
+def test_a_row_that_a_person_named_judges_by_that_name() -> None:
+    # The teacher had no word for it then; its "none of these" would punish the right answer.
+    rows = (Example(id="k1", text="kiosk", teacher=teacher_label("none_of_these"), unbiased=True),)
+    named = (Example(id="approved-k1", text="kiosk", label="kiosk_frozen", origin=Origin.FILE),)
+    (row,) = settle(rows, named)
+
+    assert (row.target, row.unbiased) == ("kiosk_frozen", True)
+    assert settle(rows, ()) == rows
 
 
 def test_old_rows_fall_out_of_the_window_but_seed_rows_do_not() -> None:
