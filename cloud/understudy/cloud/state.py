@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from understudy.files import create_private
 from understudy.types.errors import DataError, LinkDownError
 
 
@@ -63,7 +63,7 @@ class SqliteState:
             DataError: If the file is no database.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        _make_private(path)
+        create_private(path)
         self._path = path
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(
@@ -125,13 +125,3 @@ class SqliteState:
                 raise LinkDownError(f"{self._path} cannot be used: {error}") from error
             except sqlite3.DatabaseError as error:
                 raise DataError(f"{self._path} is damaged or not ours: {error}") from error
-
-
-def _make_private(path: Path) -> None:
-    """Makes the file, for its owner only, unless it is there.
-
-    One that is there is not even opened: closing it would drop the locks that another connection
-    of this process holds, and SQLite would take the file apart under it.
-    """
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import secrets
 import sqlite3
 import threading
@@ -20,6 +19,7 @@ import msgspec
 
 from understudy.cloud.quotas import Usage
 from understudy.cloud.redis_server import RedisServer
+from understudy.files import create_private
 from understudy.types.errors import LinkDownError, UnderstudyError
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class FileBoard:
     def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
         """Opens or makes the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        create_private(path)
         self._path = path
         self._now = now
         self._me = secrets.token_hex(8)

@@ -6,11 +6,12 @@ standard library does not give; nothing about what is in the files.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["read_bounded", "sync", "write_atomic"]
+__all__ = ["create_private", "read_bounded", "sync", "write_atomic"]
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -38,6 +39,19 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def create_private(path: Path) -> None:
+    """Makes an empty file for its owner only, unless there is one; for a database to be opened.
+
+    One that is there is not even opened: closing it would drop the POSIX locks that this process
+    holds on it, and SQLite would lose its write-ahead log to the next process that closes it.
+
+    Raises:
+        OSError: If the disk refuses.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def sync(path: Path) -> None:

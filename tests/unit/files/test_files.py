@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from understudy.files import read_bounded, sync, write_atomic
+from understudy.files import create_private, read_bounded, sync, write_atomic
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -96,3 +99,22 @@ def test_a_file_that_was_swapped_for_a_larger_one_is_read_to_the_limit_only(
     (tmp_path / "large").write_bytes(b"x" * 1000)
 
     assert b"x" * 11 == read_bounded(tmp_path / "large", 10)
+
+
+def test_a_private_file_is_made_once_and_its_locks_survive_the_second_time(tmp_path: Path) -> None:
+    """Opening and closing it again would drop them: they belong to the process, not the handle."""
+    path = tmp_path / "book.db"
+    create_private(path)
+    with path.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        create_private(path)
+        program = (
+            "import fcntl, sys; "
+            "fcntl.lockf(open(sys.argv[1], 'r+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        )
+        other = subprocess.run(
+            [sys.executable, "-c", program, path], capture_output=True, check=False, timeout=60
+        )
+
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert b"BlockingIOError" in other.stderr

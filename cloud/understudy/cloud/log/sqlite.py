@@ -8,7 +8,6 @@ Several processes may open the same file; writers take turns.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from understudy.cloud.log import MAX_DELIVERIES, LogStats, NewRow
 from understudy.cloud.log.checkpoint import Checkpointer
 from understudy.cloud.log.rows import decode_label, decode_record, encode_label, encode_record
+from understudy.files import create_private
 from understudy.types.errors import DataError, LinkDownError, LinkError, OverloadedError
 from understudy.types.records import LoggedRow, TeacherLabel
 
@@ -71,7 +71,7 @@ class SqliteLog:
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         # Rows hold what users typed: nobody else on the machine reads them.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        create_private(path)
         self._writer = self._connect()
         self._reader = self._connect()
         self._reader_lock = threading.Lock()
