@@ -41,7 +41,7 @@ class DemoOptions:
     contract: Contract
     data: Path | None = None
     days: int = 5
-    audit_rate: float = 0.3
+    audit_rate: float = 0.2
     recipe: str = "intents-demo"
     rng: int = 7
 

@@ -20,7 +20,7 @@ def demo(
     days: Annotated[int, typer.Option(min=2, max=14, help="Days of traffic.")] = 5,
     max_quality_loss: Annotated[float, typer.Option(help="The contract.")] = 0.05,
     confidence: Annotated[float, typer.Option(help="How sure the contract must be.")] = 0.95,
-    audit_rate: Annotated[float, typer.Option(help="Share of requests audited.")] = 0.3,
+    audit_rate: Annotated[float, typer.Option(help="Share of requests audited.")] = 0.2,
     recipe: Annotated[str, typer.Option(help="Recipe of the nights.")] = "intents-demo",
     rng: Annotated[int, typer.Option(help="Seed of every random choice.")] = 7,
 ) -> None:
