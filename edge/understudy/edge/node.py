@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from understudy.edge.credentials import fingerprint, renew_if_due
 from understudy.edge.events import Event, EventKind
 from understudy.edge.telemetry import Fault, Snapshot
 from understudy.edge.updater_probation import ProbationCounters
+from understudy.edge.updater_state import settle
 from understudy.types.release import Directive, NodeStatus
 
 if TYPE_CHECKING:
@@ -194,6 +196,13 @@ class Node:
     def stop(self) -> None:
         """Ends a download in flight."""
         self._updates.close()
+
+    def settle(self) -> None:
+        """Says on disk that this process ends in good order; call it when no step is under way."""
+        home = self._runtime.config.state_dir
+        if home:
+            with suppress(OSError):  # a disk that has become read-only: the start stays counted
+                settle(home)
 
     def _look_after_credentials(self) -> None:
         if self._tls is None or time.monotonic() - self._looked < CREDENTIALS_S:

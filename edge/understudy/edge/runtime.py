@@ -63,6 +63,10 @@ class Node(Protocol):
         """Ends what is in flight."""
         ...
 
+    def settle(self) -> None:
+        """Says on disk that this process ends in good order."""
+        ...
+
 
 class Runtime:
     """The inside of a client; thread-safe. Made by `opening`, closed once.
@@ -258,6 +262,8 @@ class Runtime:
             self._node.stop()
         end = time.monotonic() + timeout_s
         self._update.stop(timeout_s)
+        if self._node is not None and not self._update.running:
+            self._node.settle()
         self._upload.stop(max(0.0, end - time.monotonic()))
         if not self._upload.running:
             self.uploader.store()
