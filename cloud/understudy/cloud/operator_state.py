@@ -136,7 +136,8 @@ class OperatorState:
     ) -> None:
         if self._history and now - self._history[-1]["unix_s"] < _HISTORY_EVERY_S:
             return
-        requests = totals.get("all", 0.0)
+        # Nodes report their requests a check-in later than the teacher hears of them.
+        requests = max(totals.get("all", 0.0), totals["teacher_calls"])
         self._history.append(
             {
                 "unix_s": now,
