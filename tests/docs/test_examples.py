@@ -136,9 +136,9 @@ def test_cron_runs_the_command_that_people_type() -> None:
     assert "publisher.env" in line
 
 
-def test_the_ray_job_is_handed_the_night_and_its_folder(tmp_path: Path) -> None:
-    """Run with a `ray` in its place that writes down what it was told."""
-    fake = tmp_path / "bin" / "ray"
+def test_the_ray_job_is_the_night_that_people_type(tmp_path: Path) -> None:
+    """Run with an `understudy` in its place that writes down what it was told."""
+    fake = tmp_path / "bin" / "understudy"
     fake.parent.mkdir()
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@" > "$TOLD"\n')
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
@@ -146,8 +146,6 @@ def test_the_ray_job_is_handed_the_night_and_its_folder(tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}",
         "TOLD": str(tmp_path / "told"),
-        "UNDERSTUDY_SEED": "seed.jsonl",
-        "UNDERSTUDY_PASSPHRASE": "must not travel",
     }
     submit: list[str | Path] = [
         EXAMPLES / "ray-job" / "submit.sh",
@@ -158,10 +156,8 @@ def test_the_ray_job_is_handed_the_night_and_its_folder(tmp_path: Path) -> None:
     subprocess.run([*submit, "--no-ship"], env=environment, timeout=60, check=True)
 
     told = (tmp_path / "told").read_text().splitlines()
-    words = told[told.index("--") + 1 :]
-    assert told[told.index("--working-dir") + 1] == "night"
-    assert json.loads(told[told.index("--runtime-env-json") + 1]) == {
-        "env_vars": {"UNDERSTUDY_SEED": "seed.jsonl"}
-    }
-    assert words == ["understudy", "distill", "run", "-c", "recipe.yaml", "--no-ship"]
-    check([word for word in words[1:] if word != "--no-ship"])
+    assert told == [
+        *("distill", "run", "-c", "night/recipe.yaml"),
+        *("--submit", "http://head:8265", "--no-ship"),
+    ]
+    check([word for word in told if word != "--no-ship"])
