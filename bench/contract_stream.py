@@ -48,7 +48,13 @@ class Settings:
     taught_weight: float = 0.3
     head: HeadRecipe = field(
         default_factory=lambda: HeadRecipe(
-            l2=1e-4, mix=0.4, sharpness=10.0, iterations=60, max_bytes=1_000_000, prototypes=200
+            l2=1e-4,
+            anchor=0.0,
+            mix=0.4,
+            sharpness=10.0,
+            iterations=60,
+            max_bytes=1_000_000,
+            prototypes=200,
         )
     )
 
@@ -58,7 +64,13 @@ STARTING_POINT = Settings(
     names=False,
     taught_weight=1.0,
     head=HeadRecipe(
-        l2=3e-4, mix=0.5, sharpness=15.0, iterations=60, max_bytes=1_000_000, prototypes=200
+        l2=3e-4,
+        anchor=0.0,
+        mix=0.5,
+        sharpness=15.0,
+        iterations=60,
+        max_bytes=1_000_000,
+        prototypes=200,
     ),
 )
 """The settings of the trial this work began with."""
