@@ -288,8 +288,7 @@ class Engine:
             return
         record = ask.record if ask.record is not None else self._cleared(ask, kind)
         if record is not None:
-            propensity = ask.decision.propensity
-            self.spool(replace(record, kind=kind, propensity=propensity))
+            self.spool(record if record.kind is kind else replace(record, kind=kind))
 
     def _cleared(self, ask: Ask, kind: RecordKind) -> EscalationRecord | None:
         decision, policy = ask.decision, ask.loaded.policy

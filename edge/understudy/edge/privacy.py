@@ -63,11 +63,10 @@ class Outbox:
         """What may leave; None for nothing, which is also what a failing hook means."""
         if not self._config.send_text:
             return None
-        record = replace(
-            record,
-            text=redact(record.text, self._config.redaction),
-            subject=self.tag(record.subject),
-        )
+        text = redact(record.text, self._config.redaction)
+        subject = self.tag(record.subject)
+        if text != record.text or subject != record.subject:
+            record = replace(record, text=text, subject=subject)
         if self._before_send is None:
             return record
         try:
