@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,11 @@ class Twins:
             request = fleet_pb2.CheckInRequest(status=status_to_wire(status))
             answer = fleet_pb2_grpc.FleetServiceStub(channel).CheckIn(request, timeout=20)
         return str(answer.directive.bundle)
+
+    def expiring(self) -> list[str]:
+        """The roles whose end is in the metrics."""
+        text = httpx.get(f"http://{self.operator[0]}/metrics").text
+        return re.findall(r'understudy_release_expires_unix_seconds{role="(\w+)"}', text)
 
     def metrics(self, gateway: int) -> set[str]:
         """The lines about the rollout."""
@@ -89,6 +95,7 @@ def test_a_rollout_is_one_rollout_at_two_gateways(twins: Twins, tmp_path: Path) 
     assert [old, old] == [twins.tell(g, first[-1], old, UpdateState.IDLE) for g in (0, 1)]
     assert twins.metrics(0) == twins.metrics(1)
     assert _line("rollout_state", new, 'state="paused"', 1) in twins.metrics(0)
+    assert {"root", "targets"} <= set(twins.expiring())
 
 
 def _line(name: str, bundle: str, label: str, value: int) -> str:

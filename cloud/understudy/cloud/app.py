@@ -40,6 +40,7 @@ from understudy.cloud.gateway.services import (
     Intake,
 )
 from understudy.cloud.gateway.writer import LogWriter
+from understudy.cloud.late_releases import LateReleases
 from understudy.cloud.log import EscalationLog
 from understudy.cloud.metrics import Metrics
 from understudy.cloud.operator import operator_routes, serve_operator
@@ -250,10 +251,11 @@ class Gateway:
 
     def _rollouts(self) -> RolloutSurvey:
         """Every rollout and every node, as they stand; nothing where the fleet keeps no book."""
-        fleet, now = self.parts.fleet, time.time()
+        fleet, releases, now = self.parts.fleet, self.parts.releases, time.time()
+        expiries = releases.expiries() if isinstance(releases, LateReleases) else {}
         if not isinstance(fleet, Rollout):
-            return RolloutSurvey()
-        return RolloutSurvey(tuple(fleet.rollouts(now)), fleet.nodes_by_state(now))
+            return RolloutSurvey(expiries=expiries)
+        return RolloutSurvey(tuple(fleet.rollouts(now)), fleet.nodes_by_state(now), expiries)
 
     async def _trouble(self) -> str:
         """Why no calls can be taken; a teacher that is away is no reason, weights still flow."""

@@ -34,6 +34,14 @@ class LateReleases:
         store = self.store()
         return [] if store is None else store.releases()
 
+    def expiries(self) -> dict[str, float]:
+        """When each role's newest signature runs out; none while nothing was published."""
+        store = self.store()
+        try:
+            return {} if store is None else store.expiries()
+        except BundleError:
+            return {}
+
     def store(self) -> ReleaseStore | None:
         """The repository's server side; None while there is none."""
         if self._store is None and (self._directory / "metadata").is_dir():

@@ -1,4 +1,4 @@
-"""The rollout as Prometheus reads it: stage, state word, nodes, and how near the stop rule is.
+"""Rollouts and releases as Prometheus reads them: stage, state, nodes, stop rule, expiry.
 
 Gauges, filled when somebody asks. With several gateway processes all of them show the same numbers,
 since all read the same book: take `max by`, not `sum by`.
@@ -26,10 +26,12 @@ class RolloutSurvey:
     Attributes:
         views: Rollouts, newest first.
         nodes: Nodes by task, channel and updater's state.
+        expiries: When each role's newest signature runs out, seconds since 1970.
     """
 
     views: Sequence[RolloutView] = ()
     nodes: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    expiries: Mapping[str, float] = field(default_factory=dict)
 
 
 class RolloutGauges:
@@ -61,12 +63,15 @@ class RolloutGauges:
         self._nodes = gauge(
             "nodes", "Nodes by updater's state, or silent", "task", "channel", "state"
         )
+        self._expiries = gauge(
+            "release_expires_unix_seconds", "When the newest signature runs out", "role"
+        )
 
     def fill(self, survey: RolloutSurvey) -> None:
         """Shows how things stand; what is no longer on its way disappears."""
         for gauge in (
             self._share, self._stage, self._state, self._verdict, self._level, self._outcomes,
-            self._pairs, self._nodes,
+            self._pairs, self._nodes, self._expiries,
         ):  # fmt: skip
             gauge.clear()
         # The newest last: should a channel offer the same bundle twice, its newest release shows.
@@ -74,6 +79,8 @@ class RolloutGauges:
             self._show(view)
         for (task, channel, state), count in survey.nodes.items():
             self._nodes.labels(task, channel, state).set(count)
+        for role, unix_s in survey.expiries.items():
+            self._expiries.labels(role).set(unix_s)
 
     def _show(self, view: RolloutView) -> None:
         state, counts = view.state, view.counts

@@ -283,6 +283,12 @@ class TestServing:
 
         assert other == one + 1
 
+    def test_it_says_when_each_signature_runs_out(self, desk: Desk) -> None:
+        """Root and targets are renewed by people: somebody must be told in time."""
+        found = {role: (at - NOW) / DAY_S for role, at in desk.store.expiries().items()}
+
+        assert {"root": 365, "targets": 90, "snapshot": 14, "timestamp": 7} == found
+
     def test_targets_by_a_stranger_are_passed_over(
         self, desk: Desk, nights: list[Path], tmp_path: Path
     ) -> None:

@@ -137,6 +137,17 @@ def test_paired_answers_are_shown_by_who_was_right(shop: Shop) -> None:
     assert found["understudy_rollout_stop_level", "t", "stable", NEW, "champion"] < 1.0
 
 
+def test_when_signatures_run_out_is_shown_by_role() -> None:
+    """An alert needs it long before updates stop."""
+    text = Metrics().render(
+        queue=0, teacher_up=True, log=None, standings={},
+        rollouts=RolloutSurvey(expiries={"root": 1.9e9, "targets": 1.8e9}),
+    ).decode()  # fmt: skip
+
+    assert 'understudy_release_expires_unix_seconds{role="root"} 1.9e+09' in text
+    assert 'understudy_release_expires_unix_seconds{role="targets"} 1.8e+09' in text
+
+
 def test_silence_is_a_level_too(shop: Shop) -> None:
     assert len(shop.first) > 3
     shop.now += 4 * HOUR_S

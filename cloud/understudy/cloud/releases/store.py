@@ -114,6 +114,21 @@ class ReleaseStore:
         mine = [r for r in self.releases() if (r.task, r.channel) == (task, channel)]
         return mine[-1] if mine else None
 
+    def expiries(self) -> dict[str, float]:
+        """When each role's newest signature runs out, seconds since 1970; updates stop then.
+
+        Raises:
+            BundleError: If there is no targets metadata that the root trusts.
+        """
+        root = self._roles.root()
+        newest = {
+            Root.type: root,
+            Targets.type: self._roles.targets(root.signed),
+            Snapshot.type: self._roles.snapshot(root.signed),
+            Timestamp.type: self._roles.timestamp(root.signed),
+        }
+        return {role: m.signed.expires.timestamp() for role, m in newest.items() if m is not None}
+
     def refresh(self) -> bool:
         """Signs snapshot and timestamp again if the targets changed or half their life is over.
 
