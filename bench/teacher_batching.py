@@ -47,10 +47,13 @@ async def main() -> None:
         serve = ServeOptions(
             app="bench", replica_cpus=1, ray=RayOptions(cpus=4, temp_dir=f"{folder}/ray")
         )
-        served = await serve_rates(spec, serve, texts, options.rounds, options.callers)
+        served = {}
+        if options.callers:
+            served = await serve_rates(spec, serve, texts, options.rounds, options.callers)
     result = {"inputs": len(texts), "engine": alone, "serve": served}
     report("engine alone, inputs per pass", "inputs per processor second", alone)
-    report("through Ray Serve, callers of one input each", "inputs a second", served)
+    if served:
+        report("through Ray Serve, callers of one input each", "inputs a second", served)
     if options.out:
         options.out.write_text(json.dumps(result, indent=1))
 
@@ -127,7 +130,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fit-rows", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--callers", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument(
+        "--callers", type=int, nargs="*", default=[1, 8, 32], help="none: the engine alone"
+    )
     parser.add_argument("--precision", type=Precision, default=Precision.FLOAT32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)

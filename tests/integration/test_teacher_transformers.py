@@ -14,7 +14,7 @@ import pytest
 import understudy.cloud.teacher as door
 from simulators.models import tiny_bert_classifier, tiny_encoder, tiny_llama
 from understudy.cloud.teacher import GenerateRequest, ScoreRequest, TeacherEngine
-from understudy.cloud.teacher.encoder import SentenceEncoder
+from understudy.cloud.teacher.encoder import SentenceEncoder, knows_bfloat16, settled
 from understudy.cloud.teacher.factory import make_engine
 from understudy.cloud.teacher.head import (
     FACTS,
@@ -198,6 +198,24 @@ def test_half_the_numbers_give_nearly_the_same_vectors(encoder: Path) -> None:
     assert half.dtype == np.float32
     assert np.all((whole * half).sum(axis=1) > 0.99)
     assert not np.array_equal(whole, half)
+
+
+def test_the_precision_follows_the_processor_where_it_is_left_to_it() -> None:
+    """bfloat16 that is emulated is slower than float32; what was asked for is what is used."""
+    auto, chosen = Precision.AUTO, Precision.FLOAT32
+
+    assert Precision.BFLOAT16 is settled(auto, knows_bfloat16=True)
+    assert Precision.FLOAT32 is settled(auto, knows_bfloat16=False)
+    assert chosen is settled(chosen, knows_bfloat16=True)
+    assert knows_bfloat16({"avx512_bf16": True, "amx_bf16": False})
+    assert not knows_bfloat16({"avx512_f": True, "avx512_bf16": False})
+
+
+def test_an_encoder_left_to_this_machine_answers(encoder: Path) -> None:
+    whole = SentenceEncoder.load(encoder).encode(TEXTS)
+    auto = SentenceEncoder.load(encoder, precision=Precision.AUTO).encode(TEXTS)
+
+    assert np.all((whole * auto).sum(axis=1) > 0.99)
 
 
 def test_a_head_is_read_back_as_it_was_written(head: Path, tmp_path: Path) -> None:

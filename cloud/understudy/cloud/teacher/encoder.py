@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,9 +63,7 @@ class SentenceEncoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = (
-                AutoModel.from_pretrained(folder, dtype=getattr(torch, precision))
-                .to(device())
-                .eval()
+                AutoModel.from_pretrained(folder, dtype=number_type(precision)).to(device()).eval()
             )
         except (OSError, ValueError) as error:
             raise ConfigError(f"teacher.model: {folder} holds no encoder: {error}") from error
@@ -109,6 +107,29 @@ class SentenceEncoder:
             unit = torch.nn.functional.normalize(pooled, dim=-1)
         result: NDArray[np.float32] = unit.cpu().numpy()
         return result
+
+
+def number_type(precision: Precision) -> Any:  # noqa: ANN401 - untyped library
+    """Torch's type for a precision; settles `auto` for this machine."""
+    import torch
+
+    if device() == "cuda":
+        knows = torch.cuda.is_bf16_supported()
+    else:
+        knows = knows_bfloat16(torch.cpu.get_capabilities())
+    return getattr(torch, settled(precision, knows_bfloat16=knows))
+
+
+def settled(precision: Precision, *, knows_bfloat16: bool) -> Precision:
+    """The precision to compute with where bfloat16 is known in hardware, or is not."""
+    if precision is not Precision.AUTO:
+        return precision
+    return Precision.BFLOAT16 if knows_bfloat16 else Precision.FLOAT32
+
+
+def knows_bfloat16(capabilities: Mapping[str, Any]) -> bool:
+    """True if a processor has instructions for products in bfloat16; emulated, it is slower."""
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def device() -> str:

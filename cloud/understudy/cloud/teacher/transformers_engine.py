@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, TeacherInfo
 from understudy.cloud.teacher.distribution import expired, prompt_hash, restricted_label
-from understudy.cloud.teacher.encoder import SentenceEncoder, device
+from understudy.cloud.teacher.encoder import SentenceEncoder, device, number_type
 from understudy.cloud.teacher.head import LinearHead, load_head
 from understudy.cloud.teacher.spec import TeacherSpec
 from understudy.cloud.teacher.weights import model_labels, resolve_model
@@ -160,7 +160,7 @@ class ModelScorer:
             torch.set_num_threads(spec.threads)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=getattr(torch, spec.precision)
+            folder, dtype=number_type(spec.precision)
         )
         self._model = model.to(device()).eval()
         self._max_tokens = spec.max_tokens or None
