@@ -145,17 +145,26 @@ def update_all(scene: Scene, badges: Sequence[fleet.Badge], pid: int, result: Re
     for worker in workers:
         worker.start()
     peak = Peak(pid)
-    phases.wait()
-    start = time.perf_counter()
-    phases.wait()
-    result.download_s = time.perf_counter() - start
-    result.gateway_rss_before_mb, result.gateway_rss_peak_mb = peak.first, peak.stop()
-    middle = time.perf_counter()
-    phases.wait()
-    phases.wait()
-    result.all_committed_s = result.download_s + time.perf_counter() - middle
+    try:
+        start = watch_phase(phases)
+        result.download_s = watch_phase(phases) - start
+        result.gateway_rss_before_mb, result.gateway_rss_peak_mb = peak.first, peak.stop()
+        middle = time.perf_counter()
+        phases.wait()
+        result.all_committed_s = result.download_s + watch_phase(phases) - middle
+    except threading.BrokenBarrierError:
+        lives = "is alive" if peak.is_alive() else "HAS ENDED"
+        for worker in workers:
+            worker.kill()
+        sys.exit(f"not done within {PATIENCE_S:.0f} s; the gateway's process {lives}")
     for worker in workers:
         worker.join(60)
+
+
+def watch_phase(phases: threading.Barrier) -> float:
+    """Waits for everybody; gives the time at which everybody was there."""
+    phases.wait()
+    return time.perf_counter()
 
 
 class Peak:
@@ -174,8 +183,12 @@ class Peak:
         return self.highest
 
     def _run(self) -> None:
-        while not self._stopping.wait(0.1):
+        while not self._stopping.wait(0.1) and self.is_alive():
             self.highest = max(self.highest, self._read())
+
+    def is_alive(self) -> bool:
+        """False once the process has ended, reaped or not."""
+        return self._path.is_file() and "VmRSS" in self._path.read_text()
 
     def _read(self) -> float:
         lines = self._path.read_text().splitlines()
