@@ -115,6 +115,7 @@ def test_an_operator_sees_contract_savings_nodes_and_nights_at_a_glance(page: Ch
     assert "golden vector 3 differs" in shown["nodes"]
     assert "undecided" in text(page, "nights")
     assert "25 %" in text(page, "rollout-words")
+    assert text(page, "stages").split("\n") == ["10 %", "25 %", "50 %", "100 %"]
     assert len(page.find_elements(By.CSS_SELECTOR, ".chart canvas")) == 3
     _keep(page, "console-light")
 

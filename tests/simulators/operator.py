@@ -54,6 +54,7 @@ STATE: dict[str, Any] = {
          "failure": "golden vector 3 differs: the graph does not answer as published"},
     ],
     "rollout": {"bundle": "sha256:4f1c9a77d2b0", "channel": "stable", "share": 0.25,
+                "stages": [0.1, 0.25, 0.5, 1.0],
                 "state": "running", "committed": 12, "failed": 1, "silent": 2, "reason": ""},
     "releases": [
         {"bundle": "sha256:4f1c9a77d2b0", "channel": "stable", "version": 4,

@@ -108,7 +108,9 @@ class OperatorState:
         if not isinstance(fleet, Rollout):
             return {}
         mine = [view for view in fleet.rollouts(now) if view.state.task == task]
-        return {"rollout": _rollout(mine[0])} if mine else {}
+        if not mine:
+            return {}
+        return {"rollout": _rollout(mine[0]) | {"stages": self._config.rollout.stages}}
 
     def _nights(self) -> list[dict[str, Any]]:
         results = self._config.path("nights") / "nights"

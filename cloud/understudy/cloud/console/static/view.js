@@ -114,7 +114,7 @@ function rollout(rollout, writable) {
   const tone = { running: "note", paused: "warn", stopped: "bad", done: "good" }[rollout.state] ?? "waiting";
   badge("rollout-state", rollout.state, tone);
   say("rollout-words", `${short(rollout.bundle)} to ${rollout.channel ?? "stable"}, offered to ${percent(rollout.share, 0)}${rollout.reason ? `: ${rollout.reason}` : ""}`);
-  $("stages").replaceChildren(...STAGES.map((stage) => {
+  $("stages").replaceChildren(...(rollout.stages ?? STAGES).map((stage) => {
     const done = rollout.share > stage || rollout.state === "done";
     const now = !done && rollout.share === stage;
     return node("span", { text: percent(stage, 0), cls: done ? "done" : now ? "now" : "" });
