@@ -25,7 +25,7 @@ from understudy.edge import EdgeClient, EdgeConfig
 from understudy.edge.bundle import read_bundle
 from understudy.edge.config import AuditConfig, GatewayConfig
 from understudy.edge.ort import onnxruntime
-from understudy.edge.student import INPUTS, OUTPUT, PROFILES, ProfileName, Student, session_options
+from understudy.edge.student import OUTPUT, PROFILES, ProfileName, Student, session_options
 from understudy.types.bundle import ENCODER, TOKENIZER
 
 BLOCK = 25
@@ -49,7 +49,7 @@ def bare_pair(bundle_dir: str) -> Callable[[str], object]:
 
     def run(text: str) -> object:
         ids = np.array([tokenizer.encode(text).ids], np.int64)
-        return session.run((OUTPUT,), dict(zip(INPUTS, (ids, np.ones_like(ids)), strict=True)))
+        return session.run((OUTPUT,), {"input_ids": ids, "attention_mask": np.ones_like(ids)})
 
     return run
 

@@ -28,6 +28,7 @@ from understudy.types.errors import BundleError
 
 INPUTS = ("input_ids", "attention_mask")
 OUTPUT = "sent_vec"
+_OUTPUTS = (OUTPUT,)
 
 _CHARACTERS_PER_TOKEN = 64
 _TINY = float(np.finfo(np.float32).tiny)
@@ -269,9 +270,8 @@ class _OnnxEncoder:
 
     def encode(self, ids: Ints, mask: Ints) -> Floats:
         try:
-            vectors: Floats = self._session.run(
-                (OUTPUT,), dict(zip(INPUTS, (ids, mask), strict=True))
-            )[0]
+            feed = {"input_ids": ids, "attention_mask": mask}
+            vectors: Floats = self._session.run(_OUTPUTS, feed)[0]
         except Exception as error:  # the runtime raises a dozen classes without a common base
             raise BundleError(f"encoder.onnx cannot be run: {_first_line(error)}") from error
         if vectors.shape != (len(ids), self._size):

@@ -119,7 +119,8 @@ def judge(
     if lead - second >= ONE_HOT_GAP or (lead == 1.0 and second == least == 0.0):
         return _NOTHING
     shifted = row - lead
-    shifted /= calibration.temperature
+    if calibration.temperature != 1.0:
+        shifted /= calibration.temperature
     powers = np.exp(shifted)
     total = float(powers.dot(_ones(row.size)))
     found = _row_features(
@@ -169,8 +170,13 @@ def _row_raw_score(found: Mapping[str, float], calibration: Calibration) -> floa
     if name == "entropy":
         return 1.0 - found["entropy"]
     if name == "learned":
-        check_weights(calibration.weights)
-        return _sigmoid(sum([w * found[n] for n, w in calibration.weights.items()]))
+        try:
+            weighed = [w * found[n] for n, w in calibration.weights.items()]
+        except KeyError:
+            weighed = []
+        if not weighed:
+            check_weights(calibration.weights)
+        return _sigmoid(sum(weighed))
     if name == "energy":
         return _sigmoid(found["energy"])
     raise InvalidValueError(f"score must be one of {', '.join(SCORES)}, not {name!r}")
