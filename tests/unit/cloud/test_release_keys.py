@@ -280,6 +280,16 @@ class TestServerKeys:
 
         assert before == (vault.server / "metadata" / "timestamp.json").read_bytes()
 
+    def test_without_them_it_serves_what_still_stands_and_says_so(
+        self, vault: Vault, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shutil.rmtree(vault.server / "online")
+        vault.now += 5 * DAY_S
+        served = vault.repository.store().metadata("timestamp.json")
+
+        assert (vault.server / "metadata" / "timestamp.json").read_bytes() == served
+        assert "rotate online" in caplog.text
+
 
 class TestSigningPrograms:
     """`command:` hands the bytes to any program: the stand-in for a key service is OpenSSL."""

@@ -6,6 +6,7 @@ nothing new about what may be installed: that takes the publisher's targets key.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from understudy.cloud.releases.release import Release, releases_of
 from understudy.cloud.releases.roles import Lifetimes, RoleFiles, expiry, sign
 from understudy.types.errors import BundleError, ConfigError
 
+_log = logging.getLogger(__name__)
 _METADATA, _BLOBS = "metadata", "blobs"
 _DAY_S = 86_400.0
 _TARGETS_FILE, _SNAPSHOT_FILE = "targets.json", "snapshot.json"
@@ -73,7 +75,11 @@ class ReleaseStore:
             BundleError: If there is no such file.
         """
         if name == "timestamp.json":
-            self.refresh()
+            try:
+                self.refresh()
+            except ConfigError as error:
+                # What is signed stands until it runs out; the metrics tell when that is.
+                _log.warning("%s", error)
         return self._roles.read(name)
 
     def open_blob(self, sha256: str) -> tuple[BinaryIO, int]:
