@@ -127,13 +127,13 @@ class ReleaseStore:
             BundleError: If there is no targets metadata that the root trusts.
         """
         root = self._roles.root()
-        newest = {
-            Root.type: root,
-            Targets.type: self._roles.targets(root.signed),
-            Snapshot.type: self._roles.snapshot(root.signed),
-            Timestamp.type: self._roles.timestamp(root.signed),
+        ends = {
+            Root.type: root.signed.expires,
+            Targets.type: self._roles.targets(root.signed).signed.expires,
         }
-        return {role: m.signed.expires.timestamp() for role, m in newest.items() if m is not None}
+        online = (self._roles.snapshot(root.signed), self._roles.timestamp(root.signed))
+        ends |= {m.signed.type: m.signed.expires for m in online if m is not None}
+        return {role: end.timestamp() for role, end in ends.items()}
 
     def refresh(self) -> bool:
         """Signs snapshot and timestamp again if the targets changed or half their life is over.
