@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from understudy.cli.commands.distill_search import search
 from understudy.cli.output import progress, show_fields, show_table
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ Seed = Annotated[
     typer.Option(help="Labelled rows; `seed.jsonl` beside the recipe.", envvar="UNDERSTUDY_SEED"),
 ]
 STAGES = 13
+SEARCH = "understudy distill search --seed rows.jsonl --workspace search --max-ms 1 -o best.yaml"
+app.command(epilog=f"Example: {SEARCH}")(search)
 
 
 @app.command(epilog="Example: understudy distill run -c recipe.yaml --date 2026-11-23")
