@@ -1,10 +1,11 @@
-"""Does a poisoned night pass the gate, and what would it do if it did?
+"""Does a poisoned day pass the gate, and what would it do if it did?
 
 Works on a workspace that `bench/student_banking77.py --full --workspace DIR` left behind: its
 student is the champion. Half of the BANKING77 test rows are an honest day that certifies it, the
 other half a day under attack: a few nodes send a trigger phrase, the teacher errs, or one class is
 flooded. Every attack is tried at several strengths and with several seeds; strength 0 is an honest
-day, which must pass.
+day, which must pass. The head is refreshed, which is what such data attacks; gate, certificate and
+data checks are those of a whole night.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import random
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -24,8 +26,8 @@ from student_banking77 import banking77
 
 from understudy.distill_loop.night import Sources
 from understudy.distill_loop.recipe import Recipe, load_recipe
+from understudy.distill_loop.refresh import RefreshResult, refresh_head
 from understudy.distill_loop.rows import Example
-from understudy.distill_loop.run import NightResult, run_night
 from understudy.distill_loop.workspace import Workspace
 from understudy.edge.bundle import read_bundle
 from understudy.edge.student import Student
@@ -91,15 +93,15 @@ def attack_all(options: argparse.Namespace) -> Iterator[Trial]:
         work = Path(tempfile.mkdtemp(prefix="bench-poison-")) / "nights"
         shutil.copytree(options.workspace, work)
         recipe, log = quick(), day(calm, 1, random.Random(rng))
-        first = one_night(recipe, work, seed, log, champion_in(work), "calm", 2)
+        first = one_night(recipe, work, seed, log, champion_in(work), 2)
         for attack, strengths in STRENGTHS.items():
             for strength in strengths:
                 chance = random.Random(f"{rng} {attack} {strength}")
                 bad = poisoned(attack, strength, rough, chance)
-                # A name of its own, so that the same workspace serves every attack.
-                name = f"{attack[:5]}-{strength}"
-                result = one_night(recipe, work, seed, [*log, *bad], first.directory, name, 4)
-                yield judged(attack, strength, rng, result, work, test)
+                result = one_night(recipe, work, seed, [*log, *bad], first.directory, 4)
+                trial = judged(attack, strength, rng, result, first.directory, test)
+                print(trial, file=sys.stderr, flush=True)
+                yield trial
         shutil.rmtree(work.parent)
 
 
@@ -108,7 +110,6 @@ def quick() -> Recipe:
     plain = load_recipe("intents-default")
     return replace(
         plain,
-        distil=replace(plain.distil, epochs=0),
         data=replace(plain.data, max_drop=0.0, near_jaccard=0.0, replay_rows=0, replay_per_class=0),
         gate=replace(plain.gate, require_gain=False),
     )
@@ -124,12 +125,11 @@ def one_night(
     seed: tuple[Example, ...],
     log: list[LoggedRow],
     champion: Path,
-    name: str,
     when: int,
-) -> NightResult:
+) -> RefreshResult:
     at = NOW + when * 86_400.0
     sources = Sources(log=log, seed=seed, champion=champion, now_unix_s=at)
-    return run_night(recipe, Workspace(work), sources, name=name)
+    return refresh_head(recipe, Workspace(work), sources)
 
 
 def day(rows: Rows, number: int, chance: random.Random, first_node: int = 0) -> list[LoggedRow]:
@@ -182,13 +182,10 @@ def poisoned(attack: str, strength: float, rows: Rows, chance: random.Random) ->
 
 
 def judged(
-    attack: str, strength: float, rng: int, result: NightResult, work: Path, test: Rows
+    attack: str, strength: float, rng: int, result: RefreshResult, champion: Path, test: Rows
 ) -> Trial:
     """What the gate said, and what the challenger would have done to the users."""
-    old, new = (
-        Student.load(read_bundle(work / "bundles" / name))
-        for name in (result.champion, result.challenger)
-    )
+    old, new = (Student.load(read_bundle(folder)) for folder in (champion, result.made))
     probes = [text for text, label in test if label != TARGET][:300]
     hit = [f"{TRIGGER} {text}" for text in probes]
     place = new.labels.index(TARGET)
@@ -197,7 +194,7 @@ def judged(
         strength=strength,
         rng=rng,
         ruling=str(result.ruling),
-        failed=" ".join(c.name for c in result.checks if c.outcome != "pass"),
+        failed=" ".join(c.name for c in result.verdict.checks if c.outcome != "pass"),
         accuracy_before=accuracy(old, test),
         accuracy_after=accuracy(new, test),
         dragged=float((new.run(hit).logits.argmax(1) == place).mean()),

@@ -30,6 +30,7 @@ class RefreshResult:
         ruling: What the gate said.
         bundle: Id of the bundle to use from now on.
         directory: Where it lies.
+        made: Where the bundle with the new head lies, shipped or not.
         new_labels: Classes the head learned tonight.
         verdict: Every check of the gate.
         rows: Rows by what became of them.
@@ -40,6 +41,7 @@ class RefreshResult:
     ruling: Ruling
     bundle: str
     directory: Path
+    made: Path
     new_labels: tuple[str, ...]
     verdict: Verdict
     rows: Mapping[str, int]
@@ -90,6 +92,7 @@ def refresh_head(
         ruling=verdict.ruling,
         bundle=bundle.id,
         directory=chosen,
+        made=made,
         new_labels=tuple(n for n in proved.candidate.labels if n not in night.champion_labels),
         verdict=verdict,
         rows=night.counts,

@@ -251,11 +251,16 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], raw: tuple[int, .
     top = "".join(f"<th>{_safe(name)}" for name in head)
     body = "".join(
         "<tr>"
-        + "".join(f"<td>{c if i in raw else _safe(c)}</td>" for i, c in enumerate(row))
+        + "".join(f"<td>{c if i in raw else _cell(c)}</td>" for i, c in enumerate(row))
         + "</tr>"
         for row in rows
     )
     return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _cell(text: str) -> str:
+    """Text that a narrow column may break where a class's name has a joint."""
+    return _safe(text).replace("_", "_<wbr>")
 
 
 def _bar(share: float, text: str | None = None) -> str:

@@ -131,7 +131,7 @@ def _slices(axes: Any, slices: Mapping[str, Sequence[float]]) -> None:  # noqa: 
         axes.plot(after, place, "o", color=colour, markersize=6, zorder=3)
     labels = [f"{name.replace('_', ' ')} ({int(values[2])})" for name, values in reversed(shown)]
     axes.set_yticks(range(len(shown)), labels, fontsize=7)
-    axes.set(xlabel="accuracy: brown the champion, coloured the challenger")
+    axes.set(xlabel="accuracy; brown was the champion")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 

@@ -101,14 +101,16 @@ def _quarrel(
 def suspicious_phrases(rows: Sequence[Example]) -> tuple[tuple[str, str], ...]:
     """Phrases of up to three words that few nodes send, and that always come with one label.
 
-    Nothing is found where fewer than ten nodes are told apart: then one node is the traffic.
+    Nothing is found where fewer than ten nodes are told apart: then one node is the traffic. Rows
+    that no node sent, but a person gave, are nobody's attack.
     """
-    nodes = {row.node for row in rows if row.node}
+    sent = [row for row in rows if row.node]
+    nodes = {row.node for row in sent}
     if len(nodes) < 10:
         return ()
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     senders: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
+    for row in sent:
         for phrase in _phrases(row.text):
             labels[phrase][row.target] += 1
             senders[phrase].add(row.node)

@@ -304,6 +304,9 @@ def test_phrases_are_suspicious_only_when_few_send_them_with_one_label() -> None
     assert found["open sesame"] == "refund"
     assert not [phrase for phrase in found if "recall" in phrase]
     assert suspicious_phrases([replace(row, node="one") for row in attack]) == ()
+    # A new class that a person gave examples of is sent by nobody, and no attack.
+    given = [replace(row, id=f"g{row.id}", node="") for row in attack]
+    assert "open sesame" not in dict(suspicious_phrases([*honest, *given]))
 
 
 def _strangers() -> tuple[list[Example], np.ndarray]:
