@@ -297,6 +297,37 @@ def test_what_a_killed_process_had_spooled_is_sent_by_the_next(
         assert gateway.deliveries[spooled] == 1
 
 
+def test_a_storm_of_kills_loses_nothing_and_doubles_nothing(bundle: Path, tmp_path: Path) -> None:
+    """Six processes on one state folder, each killed in the middle of predicting and reporting."""
+    config = tmp_path / "edge.yaml"
+    spooled: set[str] = set()
+    with EdgeGateway() as gateway:
+        config.write_text(
+            f"bundle: {bundle}\nstate_dir: state\nmode: edge_only\n"
+            f"gateway: {{address: '{gateway.address}'}}\n"
+        )
+        code = _CHILD.format(path=sys.path, config=str(config))
+        for number in range(6):
+            child = subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True)
+            assert child.stdin is not None
+            assert child.stdout is not None
+            assert child.stdout.readline() == "open\n"
+            for _ in range(5 + number):
+                print(UNSURE, file=child.stdin, flush=True)
+                spooled.add(child.stdout.readline().strip())
+            print(UNSURE, file=child.stdin, flush=True)  # this one may be lost, or not
+            os.kill(child.pid, signal.SIGKILL)
+            child.communicate()
+        with EdgeClient.open(config) as client:
+            client.predict(UNSURE)
+            assert client.flush(20)
+            assert not client.status().faults
+
+    assert len(spooled) == sum(range(5, 11))
+    assert spooled <= set(gateway.stored)
+    assert len(gateway.stored) <= len(spooled) + 7
+
+
 def test_two_processes_share_a_state_folder(bundle: Path, tmp_path: Path) -> None:
     """A second worker of the same service must neither fail nor eat the first one's rows."""
     with EdgeGateway() as gateway:

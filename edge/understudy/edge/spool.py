@@ -120,9 +120,8 @@ class Spool:
         """Drops records past the age bound and adopts files whose owner has died."""
         with GATE, self._lock:
             self._adopt()
-            oldest = self._now() - self._config.max_age_s
-            files = [self._memory.delete_before(oldest)] if self._memory is not None else []
-            files.append(self._on_disk(lambda file: file.delete_before(oldest)) or Gone())
+            files = [self._drop_old(self._memory)] if self._memory is not None else []
+            files.append(self._on_disk(self._drop_old) or Gone())
         for old in files:
             self._lost(Fault.SPOOL_OLD, old)
 
@@ -156,6 +155,11 @@ class Spool:
         if self._claim is not None:
             self._claim.abandon()
         self._claim = self._disk = self._memory = None
+
+    def _drop_old(self, file: SpoolFile) -> Gone:
+        now = self._now()
+        file.restamp(now)
+        return file.delete_before(now - self._config.max_age_s)
 
     def _row(self, record: EscalationRecord) -> Row:
         payload = self._codec.seal(record)

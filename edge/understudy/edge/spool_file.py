@@ -27,6 +27,9 @@ CREATE INDEX IF NOT EXISTS by_value ON q (prio, id);
 _COLUMNS = "key, kept, prio, size, subject, payload"
 _MAX_PUT_OFF_S = 7200.0
 _SPARE_PAGES = 256
+_NO_CLOCK_S = 950_000_000.0
+"""Early in 2000: clocks that were never set begin in 1970, 1980 or 2000."""
+_MAX_AHEAD_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,14 @@ class SpoolFile:
         """Removes rows that were spooled earlier."""
         audits = self._count("kept < ? AND prio >= ?", (kept, AUDIT))
         return Gone(self._delete("kept < ?", [(kept,)]), audits)
+
+    def restamp(self, now: float) -> None:
+        """Takes rows whose date cannot be true for new ones: a wrong clock wrote them."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE q SET kept = ? WHERE kept < ? OR kept > ?",
+                (now, _NO_CLOCK_S, now + _MAX_AHEAD_S),
+            )
 
     def content(self) -> Gone:
         """What would be lost with this file."""

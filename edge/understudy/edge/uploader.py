@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from understudy.edge.circuit import Circuit
@@ -67,7 +68,7 @@ class Uploader:
         self._questions: deque[Question] = deque()
         self._jobs: deque[Callable[[], None]] = deque()
         self._pace = _Pace()
-        self._tidied = time.monotonic()
+        self._tidied = float("-inf")  # at the first step: a process may live for minutes only
         self._moved = False
         self._reset_locks()
 
@@ -199,14 +200,18 @@ class Uploader:
 
     def _ask_teacher(self) -> None:
         with self._lock:
-            batch = [self._questions[i] for i in range(min(len(self._questions), BATCH_ROWS // 4))]
+            batch = list(islice(self._questions, BATCH_ROWS // 4))
         if not batch:
             return
+        # A call has one trace: questions of other requests wait for the next call.
+        trace = batch[0].traceparent
+        batch = list(takewhile(lambda question: question.traceparent == trace, batch))
         for question, outcome in zip(batch, self._outcomes(batch), strict=True):
             question.done(outcome)
+        asked = {id(question) for question in batch}
         with self._lock:
-            for _ in batch:
-                self._questions.popleft()
+            # By identity: a close may have given up the whole queue meanwhile.
+            self._questions = deque(q for q in self._questions if id(q) not in asked)
         self._wake.set()
 
     def _outcomes(self, batch: Sequence[Question]) -> Sequence[Outcome]:

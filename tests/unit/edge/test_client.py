@@ -332,6 +332,19 @@ def test_the_teacher_corrects_what_was_answered_first(opened: Any) -> None:
     assert client.status().requests == 1
 
 
+def test_every_question_in_the_background_keeps_its_trace(opened: Any, cloud: FakeCloud) -> None:
+    """A call carries one trace, so questions of different requests do not share one."""
+    client = opened(mode="answer_first")
+    client.runtime._upload._thread = threading.current_thread()  # all are there before any leaves
+    for trace in ("00-1", "00-1", "00-2", ""):
+        client.predict(UNSURE, traceparent=trace)
+    client.runtime._upload._thread = None
+    assert client.flush(5)
+
+    assert cloud.traces == ["00-1", "00-2", ""]
+    assert len(cloud.asked) == 4
+
+
 def test_a_correction_that_cannot_be_had_is_reported_later(opened: Any, cloud: FakeCloud) -> None:
     """The lesson is not lost with the answer."""
     client = opened(mode="answer_first")

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from understudy.edge.circuit import Circuit
 from understudy.edge.config import Durability, SpoolConfig
 from understudy.edge.spool import Spool
 from understudy.edge.spool_codec import RecordCodec
-from understudy.edge.telemetry import Fault
+from understudy.edge.telemetry import Fault, Telemetry
+from understudy.edge.uploader import Uploader
 from understudy.types.decision import RecordKind
 from understudy.types.errors import DataError
 from understudy.types.records import EscalationRecord, LabelScore
@@ -216,6 +218,36 @@ def test_old_records_are_dropped_and_counted(opened: Opener, faults: Faults) -> 
 
     assert ids(spool) == ["new"]
     assert faults == {Fault.SPOOL_OLD: 1}
+
+
+def test_a_process_that_lives_for_minutes_keeps_the_age_bound(
+    opened: Opener, faults: Faults
+) -> None:
+    """Retention at start, not an hour later: a job may be started every ten minutes."""
+    first = opened(max_age_s=100.0, wall=lambda: 1.7e9)
+    first.put([record("old", coin=True)])
+    first.close()
+    second = opened(max_age_s=100.0, wall=lambda: 1.7e9 + 101)
+    Uploader(second, lambda: None, Circuit(), Telemetry(), 10).step()
+
+    assert ids(second) == []
+    assert faults == {Fault.SPOOL_OLD: 1, Fault.AUDIT_LOST: 1}
+
+
+@pytest.mark.parametrize("wrong", [0.0, 946_684_800.0, 4e9], ids=["1970", "2000", "2096"])
+def test_rows_of_a_clock_that_was_wrong_count_from_today(opened: Opener, wrong: float) -> None:
+    """A node without a battery neither loses its rows at the next start nor keeps them for ever."""
+    first = opened(max_age_s=100.0, wall=lambda: wrong)
+    first.put([record("a")])
+    first.close()
+    now = [1.7e9]
+    second = opened(max_age_s=100.0, wall=lambda: 1.7e9, clock=lambda: now[0])
+    second.expire()
+    assert ids(second) == ["a"]
+
+    now[0] += 101
+    second.expire()
+    assert ids(second) == []
 
 
 def test_a_clock_that_jumps_ages_nothing(opened: Opener) -> None:
