@@ -19,6 +19,7 @@ import pytest
 
 from simulators.bundles import build_bundle
 from simulators.edge_gateway import EdgeGateway, refuse_with
+from understudy.edge import EdgeClient
 
 _TMPFS = 'mount -t tmpfs -o size=2m tmpfs "$0" && exec "$@"'
 
@@ -138,6 +139,56 @@ def test_a_full_disk_costs_no_answer_and_no_record(child: Any, when: str) -> Non
     assert set(ids) <= set(gateway.stored)
     assert set(gateway.deliveries.values()) == {1}
     assert not {"queue", "spool_full", "audit_lost"} & set(roomy["faults"])
+
+
+_READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+_APPLIANCE = """
+import json, os, sys
+sys.path[:0] = {path!r}
+from understudy.edge import EdgeClient
+config, state = sys.argv[1:]
+try:
+    open(os.path.join(state, "probe"), "w")
+except OSError as error:
+    writable = error.strerror
+with EdgeClient.open(config) as client:
+    sure = client.predict("the machine swallowed my card")
+    asked = client.predict("qqq")
+    later = client.predict("qqq", mode="edge_only")
+    print(json.dumps({{
+        "writable": writable, "sure": [sure.label, sure.certified, sure.bundle],
+        "asked": asked.source, "later": later.request_id, "flushed": client.flush(20),
+        "durable": client.status().spool_durable,
+    }}))
+"""
+
+
+def test_a_read_only_state_folder_costs_durability_only(
+    namespace: list[str], tmp_path: Path
+) -> None:
+    """Appliances mount everything read-only; the student that was installed there answers."""
+    installed = build_bundle(tmp_path / "bundle")
+    config, state = tmp_path / "edge.yaml", tmp_path / "state"
+    with EdgeGateway() as gateway:
+        config.write_text(
+            "bundle: bundle\nstate_dir: state\ndeadline_ms: 5000\n"
+            f"gateway: {{address: '{gateway.address}'}}\n"
+        )
+        with EdgeClient.open(config) as client:
+            client.predict("qqq")
+        shutil.rmtree(tmp_path / "bundle")
+        code = _APPLIANCE.format(path=sys.path)
+        command = [*namespace, "sh", "-c", _READ_ONLY, str(state), sys.executable, "-c", code]
+        run = subprocess.run(
+            [*command, str(config), str(state)], capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        found = json.loads(run.stdout)
+
+    assert found["writable"] == "Read-only file system"
+    assert found["sure"] == ["card", True, installed]
+    assert (found["asked"], found["flushed"], found["durable"]) == ("teacher", True, False)
+    assert found["later"] in gateway.stored
 
 
 def test_the_mount_is_the_childs_alone(namespace: list[str], tmp_path: Path) -> None:
