@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-DEAF_S = 10.0
+DEAF_S = 30.0
 """A connection stays deaf so long; a client of ours gives its calls up long before."""
 _MOST_DEAF = 64
 _OPEN_FILES = Path("/proc/self/fd")
