@@ -167,7 +167,7 @@ def check_coverage(evidence: Evidence, recipe: GateRecipe) -> Check:
     if old is None:
         return Check("coverage", Outcome.PASS, kept, math.nan, says, low, high)
     noise = 0.0 if evidence.same_classes else stats.share_noise(kept, rows)
-    limit = keep_rate(old) - recipe.coverage_slack - noise
+    limit = max(keep_rate(old) - recipe.coverage_slack - noise, 0.0)
     outcome = Outcome.PASS if kept >= limit else Outcome.FAIL
     says = f"{says}; the champion {keep_rate(old):.1%}"
     return Check("coverage", outcome, kept, limit, says, low, high)

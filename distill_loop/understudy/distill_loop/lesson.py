@@ -135,6 +135,10 @@ class VectorCache:
             self._write(known)
         return np.stack([known[k] for k in keys]) if keys else self._encodes([])
 
+    def missing(self, texts: Sequence[str]) -> int:
+        """How many of these would have to be encoded."""
+        return len({text_key(text) for text in texts} - self._read().keys())
+
     def _read(self) -> dict[str, Floats]:
         if not self._path.exists():
             return {}

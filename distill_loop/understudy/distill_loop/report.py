@@ -207,7 +207,9 @@ def _rows(result: NightResult) -> str:
                     "the row; the least likely were left out.</p>")  # fmt: skip
     widest = max(result.rows.values(), default=1) or 1
     counts = [
-        (name, str(count), _bar(count / widest, text="")) for name, count in result.rows.items()
+        (name, str(count), _bar(count / widest, text=""))
+        for name, count in sorted(result.rows.items(), key=lambda item: -item[1])
+        if count
     ]
     return "".join(said) + _table(("rows", "count", ""), counts, raw=(2,))
 
@@ -225,7 +227,8 @@ def _drift(drift: Mapping[str, float]) -> str:
 
 def _cost(result: NightResult) -> str:
     total = sum(result.seconds.values()) or 1.0
-    rows = [(n, f"{s:.1f} s", _bar(s / total)) for n, s in result.seconds.items()]
+    longest = sorted(result.seconds.items(), key=lambda item: -item[1])
+    rows = [(n, f"{s:.1f} s", _bar(s / total)) for n, s in longest if s >= 0.05]
     plan = result.figures.get("planned")
     told = ""
     if plan:

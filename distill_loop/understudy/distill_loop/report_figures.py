@@ -93,7 +93,7 @@ def _risk(axes: Any, sheets: Sheets, facts: Mapping[str, float | None]) -> None:
         axes.plot(*place, "o", markersize=8, markerfacecolor="none", color=INK)
         axes.annotate("its threshold", place, (6, 8), textcoords="offset points", fontsize=8)
     axes.set(xlabel="share escalated", ylabel="joint risk: kept and different", xlim=(0, 1))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.legend(frameon=False)
 
