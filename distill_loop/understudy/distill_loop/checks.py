@@ -158,7 +158,8 @@ def check_coverage(evidence: Evidence, recipe: GateRecipe) -> Check:
     """The contract's certificate is not lost, and no less is kept under it.
 
     A challenger that knows new classes may keep less as far as chance explains it: on a few hundred
-    audited rows half a point is nothing, and the classes would have to be asked for ever.
+    audited rows half a point is nothing, and the classes would have to be asked for ever. Where
+    chance explains what is lost otherwise, it is undecided.
     """
     new, old = evidence.new, evidence.old
     kept, rows = keep_rate(new), new.certificate.rows
@@ -168,8 +169,12 @@ def check_coverage(evidence: Evidence, recipe: GateRecipe) -> Check:
         return Check("coverage", Outcome.PASS, kept, math.nan, says, low, high)
     noise = 0.0 if evidence.same_classes else stats.share_noise(kept, rows)
     limit = max(keep_rate(old) - recipe.coverage_slack - noise, 0.0)
-    outcome = Outcome.PASS if kept >= limit else Outcome.FAIL
     says = f"{says}; the champion {keep_rate(old):.1%}"
+    moved = _kept(new).astype(np.float64) - _kept(old)
+    gap, _, up = stats.mean_bounds(moved, recipe.alpha)
+    outcome = Outcome.PASS if kept >= limit else Outcome.UNDECIDED
+    if kept + (up - gap) < limit:
+        outcome = Outcome.FAIL
     return Check("coverage", outcome, kept, limit, says, low, high)
 
 

@@ -272,6 +272,16 @@ def test_the_area_under_the_curve_counts_pairs() -> None:
     assert stats.area_under_curve(low, high) == pytest.approx((1 + 0.5 + 1 + 1) / 4)
 
 
+def test_coverage_that_chance_may_have_taken_is_undecided() -> None:
+    # Other rows are kept than before; of a thousand, ten fewer are no certain loss.
+    moved = np.where(np.arange(ROWS) % 10 == 0, 0.1, BETTER.confidence)
+    new = replace(BETTER, confidence=moved, certificate=_proof(OLD.certificate.keep_rate - 0.01))
+    lost = replace(new, certificate=_proof(OLD.certificate.keep_rate - 0.1))
+
+    assert _outcome(_evidence(new=new), "coverage") is Outcome.UNDECIDED
+    assert _outcome(_evidence(new=lost), "coverage") is Outcome.FAIL
+
+
 def test_new_classes_may_cost_coverage_that_chance_explains_and_no_more() -> None:
     # Half a point on a few hundred rows kept eight new classes waiting for another day.
     kept = OLD.certificate.keep_rate
