@@ -22,6 +22,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:  # noqa: ANN401
         "benchmarks": benchmarks,
         "decisions": decisions,
         "reasons": reasons,
+        "statuses": statuses,
+        "wire": wire,
     }
     for mark, filling in fillings.items():
         token = f"<!-- {mark} -->"
@@ -72,6 +74,21 @@ def reasons() -> str:
     body = source.read_text().partition("class Reason(")[2].partition("\nclass ")[0]
     found = re.findall(r'= "(\w+)"\n    """(.+?)"""', body)
     return "\n".join(["| reason | |", "|---|---|", *(f"| `{w}` | {says} |" for w, says in found)])
+
+
+def statuses() -> str:
+    """The gateway's own table of what it answers when it cannot do what was asked."""
+    lines = (ROOT / "cloud/understudy/cloud/gateway/README.md").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("|"))
+
+
+def wire() -> str:
+    """The definitions of the wire, file by file, without their common head."""
+    parts = []
+    for path in sorted((ROOT / "protos/understudy/wire/v1").glob("*.proto")):
+        body = path.read_text().partition("package understudy.wire.v1;")[2].strip()
+        parts.append(f"### {path.name}\n\n```protobuf\n{body}\n```")
+    return "\n\n".join(parts)
 
 
 def _describe(path: str, command: Any) -> list[str]:  # noqa: ANN401 - the tool's own

@@ -32,6 +32,7 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
         "operate/alerts": "UnderstudyCertificateRevoked",
         "embed": "link_down",
         "reference/edge": "never_escalate",
+        "wire": "PredictBatchRequest",
     }
     for page, word in pages.items():
         assert word in (tmp_path / "site" / page / "index.html").read_text("utf-8"), page
