@@ -9,6 +9,7 @@ import pytest
 
 from simulators.cloud_gateway import record
 from simulators.cloud_redis import DURABLE, RedisProcess
+from simulators.redis_proxy import proxied
 from understudy.cloud.log import NewRow
 from understudy.cloud.log import redis_streams as streams
 from understudy.cloud.log.redis_streams import open_redis_log
@@ -44,6 +45,22 @@ def test_a_server_that_may_lose_rows_is_refused_at_the_start(
             open_redis_log(server.url)
 
     assert words in str(caught.value)
+
+
+def test_where_the_server_can_wait_for_its_disk_each_append_does(tmp_path: Path) -> None:
+    """A server that syncs once a second is safe then: acknowledged means that the disk has it."""
+    settings = ("--appendonly", "yes", "--appendfsync", "everysec")
+    with RedisProcess(tmp_path, *settings) as server, proxied(server.port) as proxy:
+        with contextlib.closing(open_redis_log(proxy.url)) as log:
+            log.append([NewRow(record(node="n1"))])
+            log.acknowledge("night", [row.sequence for row in log.read("night", 5)])
+            waited = proxy.waited
+            proxy.synced = False
+
+            with pytest.raises(OverloadedError, match="does not get its rows to disk"):
+                log.append([NewRow(record(node="n1"))])
+
+        assert 2 == waited
 
 
 def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:
