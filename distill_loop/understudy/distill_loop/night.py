@@ -110,8 +110,9 @@ class Night:
 
     @cached_property
     def champion(self) -> Bundle | None:
-        """The bundle in use, verified."""
-        return read_bundle(self.sources.champion) if self.sources.champion else None
+        """The bundle in use, verified; its portable student, whatever this machine's CPU is."""
+        found = self.sources.champion
+        return read_bundle(found).without_variants() if found else None
 
     @property
     def champion_id(self) -> str:

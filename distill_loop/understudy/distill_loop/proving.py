@@ -22,10 +22,11 @@ from understudy.distill_loop.discover import unknown_rows
 from understudy.distill_loop.evidence import Ruling, Verdict
 from understudy.distill_loop.lesson import VectorCache
 from understudy.distill_loop.night import Night
-from understudy.distill_loop.schooling import rows_digest
+from understudy.distill_loop.schooling import export, rows_digest
 from understudy.distill_loop.split import Folds
 from understudy.distill_loop.student import StudentModel
 from understudy.distill_loop.taught import Taught
+from understudy.distill_loop.variants import variant_files
 from understudy.distill_loop.workspace import place
 from understudy.edge.bundle import Head
 from understudy.edge.student import Student
@@ -125,6 +126,10 @@ def write(night: Night, proved: Proved, folds: Folds, model: StudentModel | None
             data={"train": rows_digest(folds.train), "base": night.base.sha256},
             software={name: version(name) for name in _MAKERS},
         )
+        graph = export(night, model, folds) if model is not None else b""
+        variants = variant_files(night, proved.candidate, folds, graph, certified)
+        extra = {**(proved.candidate.extra or {}), **variants}
+        proved = replace(proved, candidate=replace(proved.candidate, extra=extra))
         bundle = _store(night, proved, texts, lineage)
         _keep_checkpoint(night, model, bundle.name)
         return bundle

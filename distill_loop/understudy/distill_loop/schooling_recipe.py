@@ -139,8 +139,8 @@ class CompressRecipe:
         use: `int8_dynamic`, `int8_static`, `int4`, `none`, or `auto`: INT8 dynamic unless another
             is measured to be smaller, faster and as true.
         cpu: `portable` keeps sums from saturating on CPUs without VNNI; `vnni` uses all 8 bits.
-        variants: CPU flags, such as `avx512_vnni`, for which the bundle carries a second graph with
-            all 8 bits, if it measures truer on a machine that has the flag.
+        variants: CPU classes, such as `vnni`, for which the bundle carries a second graph with all
+            8 bits, if it measures truer on a machine that has such a CPU.
     """
 
     use: str = "int8_dynamic"

@@ -64,6 +64,7 @@ __all__ = [
     "encode_golden",
     "encode_head",
     "read_bundle",
+    "variant_name",
     "write_bundle",
 ]
 
@@ -119,7 +120,9 @@ class Bundle:
         found = (name.split(".") for name in self.files if name.startswith("encoder."))
         cpus = sorted(parts[1] for parts in found if len(parts) == 3 and parts[2] == "onnx")
         return tuple(
-            cpu for cpu in cpus if all(_variant(name, cpu) in self.files for name in _VARIANT_PARTS)
+            cpu
+            for cpu in cpus
+            if all(variant_name(name, cpu) in self.files for name in _VARIANT_PARTS)
         )
 
     def for_cpu(self, flags: AbstractSet[str]) -> Bundle:
@@ -130,6 +133,12 @@ class Bundle:
         """
         cpu = best_of(self.variants, flags)
         return self._variant(cpu) if cpu in self.variants else self
+
+    def without_variants(self) -> Bundle:
+        """The portable student alone: what a machine without any of the flags would run."""
+        names = {variant_name(name, cpu) for name in _VARIANT_PARTS for cpu in self.variants}
+        files = {name: data for name, data in self.files.items() if name not in names}
+        return Bundle(self.id, self.manifest, files, self.manifest.cpu)
 
     def without_files(self) -> Bundle:
         """The same bundle without its bytes, for who only needs to know what is loaded."""
@@ -162,7 +171,7 @@ class Bundle:
         _ = self.calibration, self.certificate, self.graph
 
     def _variant(self, cpu: str) -> Bundle:
-        chosen = {name: self.files[_variant(name, cpu)] for name in _VARIANT_PARTS}
+        chosen = {name: self.files[variant_name(name, cpu)] for name in _VARIANT_PARTS}
         return replace(self, files={**self.files, **chosen}, cpu=cpu)
 
 
@@ -252,6 +261,7 @@ def _read(folder: Path, name: str, limit: int) -> bytes:
     return data
 
 
-def _variant(name: str, flag: str) -> str:
+def variant_name(name: str, cpu: str) -> str:
+    """What a file is called that is for one CPU class or flag."""
     stem, _, suffix = name.rpartition(".")
-    return f"{stem}.{flag}.{suffix}"
+    return f"{stem}.{cpu}.{suffix}"
