@@ -31,6 +31,7 @@ from understudy.types.errors import ConfigError
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.timeout(600),
     # Ray's own code trips over its own deprecations.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -65,6 +66,13 @@ def _lesson() -> tuple[StudentModel, Lesson, Head]:
     return cut_student(_recipe().student, base, texts), lesson, head
 
 
+@pytest.fixture(autouse=True)
+def willing_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray runs workers at a niceness of 15, which on a busy machine is hardly at all."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")
+
+
 def test_workers_that_share_each_batch_make_the_student_that_one_process_makes(
     tmp_path: Path,
 ) -> None:
@@ -93,6 +101,7 @@ _HEAD = """
 import os, sys
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_memory_monitor_refresh_ms"] = "0"
+os.environ["RAY_worker_niceness"] = "0"
 os.environ["RAY_DASHBOARD_STARTUP_TIMEOUT_S"] = "250"
 os.environ["RAY_JOB_START_TIMEOUT_SECONDS"] = "250"
 import ray
