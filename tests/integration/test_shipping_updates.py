@@ -340,6 +340,24 @@ class TestBadStudents:
 
         assert bundles.ids[1] == node.client.loaded
 
+    def test_a_rollback_is_tried_where_its_bundle_failed_before(
+        self, installed: Plant, bundles: Bundles
+    ) -> None:
+        """It is an order; a node that silently stays where it is would look like one that obeys."""
+        installed.order(installed.publisher.publish(bundles.path(1), "stable"))
+        node = installed.node()
+        node.client.counters = ProbationCounters(requests=10, errors=3)
+        node.update()
+        node.client.counters = ProbationCounters(requests=10)
+        installed.order(installed.publisher.publish(bundles.path(2), "stable"))
+        node.until(UpdateState.COMMIT)
+        assert bundles.ids[2] == node.client.loaded
+
+        installed.order(installed.publisher.rollback(TASK, "stable"))
+        node.until(UpdateState.COMMIT)
+
+        assert bundles.ids[1] == node.client.loaded
+
     @pytest.mark.parametrize(
         ("counters", "word"),
         [

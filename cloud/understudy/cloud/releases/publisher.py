@@ -163,6 +163,8 @@ class Publisher:
     def rollback(self, task: str, channel: str, *, note: str = "") -> Release:
         """Offers the channel's previous bundle again, as a newer release, and withdraws the last.
 
+        It is an order: a node that took that bundle back before tries it again.
+
         Raises:
             BundleError: If the channel has no earlier bundle.
         """
@@ -176,7 +178,7 @@ class Publisher:
             self._withdraw(targets, last.target, channel)
             return self._offer(
                 targets, task, back.bundle, back.target, channel, ReleaseKind.ROLLBACK, note,
-                retry=False,
+                retry=True,
             )  # fmt: skip
 
     def withdraw(self, task: str, bundle: str) -> None:
