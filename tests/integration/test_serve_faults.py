@@ -133,6 +133,15 @@ async def test_work_that_expired_in_the_queue_never_reaches_the_teacher(trouble:
     assert "expired" not in trouble.seen()
 
 
+async def test_a_replica_has_the_same_claim_on_a_processor_as_its_gateway(
+    trouble: Trouble,
+) -> None:
+    """Ray starts its workers as background work, which on a busy machine comes last."""
+    replica = os.getpriority(os.PRIO_PROCESS, await trouble.process())
+
+    assert os.getpriority(os.PRIO_PROCESS, 0) == replica
+
+
 async def test_a_killed_replica_costs_its_calls_and_is_replaced(trouble: Trouble) -> None:
     first = await trouble.process()
     trouble.make(HELD)

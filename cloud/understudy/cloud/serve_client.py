@@ -11,6 +11,7 @@ import functools
 import logging
 import os
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -45,6 +46,9 @@ _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's own value, 15, is for batch work: on a machine that has anything else to do, a replica
+    # that somebody waits for would come last.
+    "RAY_worker_niceness": "0",
     # How long a busy replica may take to say how busy it is; after 0.1 s, Serve's own value, a
     # loaded machine is asked again and again.
     "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",
@@ -228,6 +232,7 @@ def start_ray(options: RayOptions, begin: Callable[[RayOptions], None] | None = 
         if options.address:
             raise _no_ray(error) from error
         _log.warning("Ray did not come up, it is started once more: %s", error)
+        _clear_away(error)
         _try_again(options, attempt)
 
 
@@ -239,6 +244,20 @@ def _try_again(options: RayOptions, attempt: Callable[[RayOptions], None]) -> No
             f"serve.ray: Ray did not come up in two tries: {error}; "
             "give the machine less to do, or name a running cluster in serve.ray.address"
         ) from error
+
+
+def _clear_away(error: Exception) -> None:
+    """Ends the processes of a start that failed.
+
+    Ray leaves them there, beside those of the next start, and hands out nothing to end them by;
+    what began them is still in the error's frames.
+    """
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
 
 
 def _no_ray(error: Exception) -> ConfigError:
