@@ -17,13 +17,14 @@ from understudy.distill_loop.compress import compress, parity
 from understudy.distill_loop.night import Night
 from understudy.distill_loop.split import Folds
 from understudy.edge.bundle import (
+    cpu_flags,
     encode_calibration,
     encode_certificate,
     encode_golden,
     read_bundle,
+    runs_on,
     variant_name,
 )
-from understudy.edge.cpu import cpu_flags, runs_on
 from understudy.edge.student import Student
 from understudy.types.bundle import CALIBRATION, CERTIFICATE, ENCODER, GOLDEN
 

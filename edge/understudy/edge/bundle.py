@@ -14,7 +14,7 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-from understudy.edge.cpu import best_of
+from understudy.edge.cpu import best_of, cpu_flags, runs_on
 from understudy.edge.graph import GraphSummary, inspect_graph
 from understudy.edge.parts import (
     GoldenVector,
@@ -54,6 +54,7 @@ __all__ = [
     "GoldenVector",
     "Head",
     "assemble",
+    "cpu_flags",
     "decode_calibration",
     "decode_certificate",
     "decode_golden",
@@ -64,6 +65,7 @@ __all__ = [
     "encode_golden",
     "encode_head",
     "read_bundle",
+    "runs_on",
     "variant_name",
     "write_bundle",
 ]
