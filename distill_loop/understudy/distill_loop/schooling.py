@@ -89,7 +89,12 @@ def _train(night: Night, model: StudentModel, folds: Folds) -> StudentModel:
         "gradient_share": trained.gradient_share,
         "steps": trained.steps,
     }
-    return replace(trained.model, encoder=merge_adapters(trained.model.encoder))
+    return merged(trained.model)
+
+
+def merged(model: StudentModel) -> StudentModel:
+    """The student that ships: adapters are part of the weights."""
+    return replace(model, encoder=merge_adapters(model.encoder))
 
 
 def _in_rounds(night: Night, model: StudentModel, lesson: Lesson, head: Head) -> Trained:
