@@ -17,9 +17,10 @@ RECENT = 300
 class Purse:
     """The governor's state over the requests of one client; thread-safe.
 
-    The governor counts in ranks: its threshold is the share of recent requests that may ask. So it
-    spends on the least sure whatever scale their confidences have, and a new student with another
-    calibration changes nothing.
+    It counts in ranks: the threshold is the share of recent requests that may ask. So it spends on
+    the least sure whatever scale their confidences have, and a new student with another calibration
+    changes nothing. The share of the moment is the first guess, and the governor mends it by what
+    was spent: after T requests at most `budget * T + (last share + gain) / gain` have asked.
 
     Args:
         spending: Largest share of requests that may call the teacher, and how it is spread; 1 is no
@@ -40,7 +41,8 @@ class Purse:
         if self._governor is None:
             return NEVER_KEEP
         with self._lock:
-            return rank_threshold(self._ranked, self._governor.threshold)
+            share = self._governor.budget + self._governor.threshold
+            return rank_threshold(self._ranked, share)
 
     def see(self, confidence: float) -> None:
         """Notes how sure the student was of one request; 0 where it cannot be used."""
