@@ -64,13 +64,14 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=8000, help="training rows learned from besides")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="part of an attack's name")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     trials = list(attack_all(options))
     print("| attack | strength | nights | passed the gate | stopped by | dragged, if shipped |")
     print("|---|---|---|---|---|---|")
     for attack, strengths in STRENGTHS.items():
-        for strength in strengths:
+        for strength in strengths if options.only in attack else ():
             mine = [t for t in trials if (t.attack, t.strength) == (attack, strength)]
             passed = sum(t.ruling == "promote" for t in mine)
             why = ", ".join(sorted({name for t in mine for name in t.failed.split() if name}))
@@ -95,7 +96,7 @@ def attack_all(options: argparse.Namespace) -> Iterator[Trial]:
         recipe, log = quick(), day(calm, 1, random.Random(rng))
         first = one_night(recipe, work, seed, log, champion_in(work), 2)
         for attack, strengths in STRENGTHS.items():
-            for strength in strengths:
+            for strength in strengths if options.only in attack else ():
                 chance = random.Random(f"{rng} {attack} {strength}")
                 bad = poisoned(attack, strength, rough, chance)
                 result = one_night(recipe, work, seed, [*log, *bad], first.directory, 4)
