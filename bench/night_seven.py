@@ -47,6 +47,7 @@ from understudy.types.errors import BundleError
 from understudy.types.records import EscalationRecord, LabelScore, TeacherLabel
 from understudy.types.release import Directive, NodeStatus
 
+TASK = "classify"
 BEGIN_S, DAY_S = 1.8e9, 86_400.0
 CHECK_IN_S = 900.0
 BUSY_S = 0.9 * DAY_S
@@ -198,7 +199,7 @@ def one_day(
             decision = policy.decide(worth, requests[i].id)
             count(tally, requests[i], decision, said[i], policy, foreign=worth.foreign)
             if decision.audit or decision.action is Action.ESCALATE:
-                made = record(requests[i], worth, decision, said[i], bundle, policy, cloud)
+                made = record(requests[i], worth, decision, said[i], bundle.id, policy, cloud)
                 rows.append(NewRow(made, requests[i].teacher))
         cloud.log.append(rows)
     return line(day, bundle, tally, student_agrees(said, requests), len(student.labels), cloud)
@@ -232,15 +233,15 @@ def record(
     worth: Score,
     decision: Decision,
     said: str,
-    bundle: Bundle,
+    bundle: str,
     policy: Policy,
     cloud: Cloud,
 ) -> EscalationRecord:
     keep = decision.action is Action.KEEP
     return EscalationRecord(
         event_id=row.id,
-        task=bundle.manifest.task,
-        bundle=bundle.id,
+        task=TASK,
+        bundle=bundle,
         text=row.text,
         top=(LabelScore(said, worth.confidence),),
         confidence=worth.confidence,
