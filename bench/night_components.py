@@ -294,7 +294,7 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="bench-components-"))
     folder.mkdir(parents=True, exist_ok=True)
     world = World(
-        folder, 0 if options.full else 1500, options.steps or (500 if options.full else 60)
+        folder, 0 if options.full else options.rows, options.steps or (500 if options.full else 60)
     )
     kept = folder / "table.json"
     table = json.loads(kept.read_text()) if kept.exists() else {}

@@ -1,4 +1,4 @@
-"""Several tasks on one body: one encoder file, a head for each, and batches that do not mix them."""
+"""Several tasks on one body: one encoder file, a head for each, and no batch that mixes them."""
 
 from __future__ import annotations
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from simulators.night_world import tiny_base, tiny_recipe, utterances
+from simulators.night_world import seed_rows, teacher_label, tiny_base, tiny_recipe, utterances
+from understudy.distill_loop import schooling
 from understudy.distill_loop.base import find_base
 from understudy.distill_loop.build import build_student
 from understudy.distill_loop.compress import quantise_dynamic
@@ -17,9 +19,12 @@ from understudy.distill_loop.distil import Lesson, Trained, distil, plan_batches
 from understudy.distill_loop.export import check_parity, export_onnx, open_graph, run_graph
 from understudy.distill_loop.fakequant import round_weight, start_rounding, stop_rounding
 from understudy.distill_loop.head import fit_head
+from understudy.distill_loop.night import Night, Sources
 from understudy.distill_loop.objective import Batch, Output, terms
 from understudy.distill_loop.recipe import DistilRecipe, ObjectiveRecipe, Recipe
+from understudy.distill_loop.split import Folds
 from understudy.distill_loop.student import StudentModel, encode, whole_base
+from understudy.distill_loop.workspace import Workspace
 from understudy.edge.graph import inspect_graph
 from understudy.types.errors import ConfigError
 
@@ -204,3 +209,20 @@ def test_batches_of_several_tasks_hold_rows_of_one_task_each() -> None:
 
     assert all(len(set(tasks[rows].tolist())) == 1 for rows in batches)
     assert sorted({row for rows in batches for row in rows}) == list(range(27))
+
+
+@pytest.mark.parametrize("reason", ["lost means that it is gone", ""])
+def test_a_teacher_s_reasons_teach_as_a_term_of_their_own(reason: str, tmp_path: Path) -> None:
+    # From the label in the log to the gradient: the reason is encoded by the base and aimed at.
+    recipe = _recipe(ObjectiveRecipe(rationale=0.5))
+    rows = tuple(
+        replace(row, teacher=replace(teacher_label(row.label), rationale=reason))
+        for row in seed_rows(3)
+    )
+    night = Night(recipe, Workspace(tmp_path), Sources(seed=rows))
+    folds = Folds(train=rows, calibration=(), gate=())
+    schooling.teach(night, schooling.build(night, folds), folds)
+    share = night.figures["gradient_share"]
+
+    assert (share["rationale"] > 0.0) == bool(reason)
+    assert sum(share.values()) == pytest.approx(1.0)
