@@ -127,12 +127,18 @@ def test_silence_is_asked_again_and_other_labels_are_another_question(tmp_path: 
     assert kept.calls == 2
 
 
+class Mute(Oracle):
+    """A teacher that cannot write."""
+
+    def write(self, prompts: Sequence[str]) -> list[str]:
+        del prompts
+        return []
+
+
 def test_what_was_written_once_is_read_again(tmp_path: Path) -> None:
     first = KeptTeacher(Oracle(), tmp_path / "answers.jsonl", "n1")
     written = first.write(["one", "two"])
-    mute = Oracle()
-    mute.write = lambda _: []  # type: ignore[method-assign] # a teacher that cannot write
-    again = KeptTeacher(mute, tmp_path / "answers.jsonl", "n1")
+    again = KeptTeacher(Mute(), tmp_path / "answers.jsonl", "n1")
 
     assert again.write(["two", "one", "three"]) == [written[1], written[0], ""]
 
