@@ -14,6 +14,9 @@ from understudy.types.errors import ConfigError
 if TYPE_CHECKING:
     from understudy.cloud.releases import KeyHolder, ReleaseRepository, Rotated, Rotation
 
+# The commands here join those of `release`: whoever imports this gets them all.
+__all__ = ["app"]
+
 _HOLDERS = "root | targets | online"
 
 
