@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,9 @@ def invite(
         Path, typer.Option("-o", "--out", help="File for the invitation; keep it secret.")
     ] = Path("invitation.json"),
     hours: Annotated[float, typer.Option(help="How long the invitation is good.")] = 1.0,
+    host: Annotated[
+        str, typer.Option(help="Name by which the node reaches the cloud; else of gateway.names.")
+    ] = "",
 ) -> None:
     """Writes a one-time invitation for a node."""
     import msgspec
@@ -35,16 +39,34 @@ def invite(
     from understudy.files import write_atomic
 
     cloud = load_config(config)
-    running = read_state_file(cloud)
+    running = read_state_file(cloud) or cloud.gateway
+    names = cloud.gateway.names
     with enrolment_of(config) as desk:
         invitation = desk.invite(
             node,
-            address=running.address if running else cloud.gateway.address,
-            enroll_address=running.enroll_address if running else cloud.gateway.enroll_address,
+            address=reachable(running.address, names, host),
+            enroll_address=reachable(running.enroll_address, names, host),
             ttl_s=hours * 3600.0,
         )
     write_atomic(out, msgspec.json.encode(invitation))
     typer.echo(f"invitation for {node}: {out}, good once within {hours:g} h")
+
+
+def reachable(address: str, names: Sequence[str], host: str = "") -> str:
+    """An address that a node can use: one that is listened on everywhere names no machine.
+
+    Args:
+        address: What the gateway listens on, `host:port`.
+        names: Names its certificate is good for; of these the first that leaves this machine.
+        host: The operator's own word, which wins.
+    """
+    from understudy.edge.tls import is_loopback
+
+    listened, _, port = address.rpartition(":")
+    if host or listened.strip("[]") in {"", "0.0.0.0", "::"}:  # noqa: S104 - that is the question
+        away = (name for name in names if not is_loopback(f"{name}:{port}"))
+        return f"{host or next(away, 'localhost')}:{port}"
+    return address
 
 
 @app.command(epilog="Example: understudy node enroll invitation.json -o node --task support-desk")
