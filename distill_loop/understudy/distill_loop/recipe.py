@@ -20,7 +20,7 @@ from understudy.distill_loop.schooling_recipe import (
     ObjectiveRecipe,
     StudentRecipe,
 )
-from understudy.types.config import nearest_key, parse_config
+from understudy.types.config import parse_config
 from understudy.types.contract import Contract
 from understudy.types.errors import ConfigError, InvalidValueError
 
@@ -268,7 +268,8 @@ def load_recipe(name: str, environment: Mapping[str, str] | None = None) -> Reci
         return parse_config(_read(path), Recipe, source=name, environment=environment)
     known = preset_names()
     if name not in known:
-        raise ConfigError(f"there is no recipe '{name}'.{nearest_key(name, known)}")
+        presets = ", ".join(known)
+        raise ConfigError(f"there is no recipe '{name}'; name a file, or one of {presets}")
     text = (files("understudy.distill_loop") / "presets" / f"{name}.yaml").read_text("utf-8")
     return parse_config(text, Recipe, source=f"preset {name}", environment=environment)
 
