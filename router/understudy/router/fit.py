@@ -30,6 +30,8 @@ LEAST_ROWS = 20
 MOST_KNOTS = 64
 PENALTY = 1.0
 """L2 penalty of the learned score, on standardised features, in rows."""
+_ROUNDING = 1e-5
+"""What moves less is constant but for rounding, such as the energy of log-probabilities."""
 FOREIGN_SHARE = 0.005
 """Share of training rows the foreign-input limit gives up."""
 
@@ -130,7 +132,7 @@ def fit_deferral(found: dict[str, Floats], agree: Floats, weights: Floats) -> di
     Features are standardised for the fit and the result is written back in their own units, so
     that the applied form is one number a feature.
     """
-    names = [n for n in FEATURES if float(found[n].std()) > 1e-9]
+    names = [n for n in FEATURES if float(found[n].std()) > _ROUNDING]
     table = np.stack([found[n] for n in names], axis=1)
     mean, spread = table.mean(axis=0), table.std(axis=0)
     scaled = np.column_stack([np.ones(len(table)), (table - mean) / spread])

@@ -152,3 +152,13 @@ def test_what_cannot_be_fitted_is_refused(changes: dict[str, object]) -> None:
 
     with pytest.raises(InvalidValueError):
         fit_calibration(**{**columns, **changes})  # type: ignore[arg-type]
+
+
+def test_the_rounding_of_a_constant_is_no_feature() -> None:
+    # A head with prototypes gives log-probabilities: their energy is zero but for float32's noise.
+    shifted = TRAIN.logits - TRAIN.logits.max(1, keepdims=True)
+    logs = (shifted - np.log(np.exp(shifted).sum(1, keepdims=True))).astype(np.float32)
+    weights = fit_calibration(logs, TRAIN.near, TRAIN.agree).weights
+
+    assert "energy" not in weights
+    assert max(abs(weight) for weight in weights.values()) < 1000.0
