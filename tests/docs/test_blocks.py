@@ -15,32 +15,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *ROOT.glob("examples/*.md")])
-BLOCK = re.compile(
-    r"<!-- runnable -->\n```(?P<language>\w+)\n(?P<shown>.*?)\n```"
-    r"|<!-- runnable\n(?P<hidden>.*?)\n-->",
-    re.DOTALL,
-)
-PORTS = ("7443", "7444", "7480", "8090")
+from docs.pages import PAGES, ROOT, Block, blocks
 
-
-@dataclass(frozen=True)
-class Block:
-    language: str
-    code: str
-
-
-def blocks(page: Path) -> list[Block]:
-    return [
-        Block(found["language"] or "shell", found["shown"] or found["hidden"])
-        for found in BLOCK.finditer(page.read_text("utf-8"))
-    ]
+PORTS = ("7443", "7444", "7480", "8090", "8092")
 
 
 RUNNABLE = [page for page in PAGES if blocks(page)]
@@ -93,7 +74,7 @@ def running(text: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda p: str(p.relative_to(ROOT)))
 def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
     """A document that lies about its commands is worse than none."""
@@ -102,7 +83,11 @@ def test_what_a_page_shows_runs(page: Path, tmp_path: Path) -> None:
         text = text.replace(shown, str(free))
 
     with running(text, tmp_path) as process:
-        output, _ = process.communicate(timeout=580)
+        try:
+            output, _ = process.communicate(timeout=880)
+        except subprocess.TimeoutExpired as late:
+            said = (late.stdout or b"").decode(errors="replace")
+            pytest.fail(f"the page did not end; it said: {said[-4000:]}")
 
     assert process.returncode == 0, output[-4000:]
 

@@ -1,4 +1,4 @@
-"""Whether a command that a unit or an image runs is one that people can type."""
+"""Whether a command that a unit, an image or a document shows is one that people can type."""
 
 from __future__ import annotations
 
@@ -8,32 +8,51 @@ from typing import Any
 import typer
 
 
-def options_of(words: Sequence[str]) -> set[str]:
-    """The options of the command that the words name; `understudy` left out.
+class IncompleteError(LookupError):
+    """The command exists, and an argument that it needs was left out."""
 
-    Raises:
-        LookupError: If there is no such command.
-    """
-    from understudy.cli.main import app
 
-    command: Any = typer.main.get_command(app)
-    for word in words:
-        if word.startswith("-") or not hasattr(command, "commands"):
-            break
-        found = command.commands.get(word)
-        if found is None:
-            raise LookupError(f"there is no command 'understudy {' '.join(words)}'")
-        command = found
-    return {name for option in command.params for name in option.opts}
+def path_of(words: Sequence[str]) -> str:
+    """The command that the words name, without its options and arguments: `node enroll`."""
+    path, _, _ = _find(words)
+    return " ".join(path[1:])
 
 
 def check(words: Sequence[str]) -> None:
-    """Passes if the command exists and knows the options.
+    """Passes if our own command line takes these words; nothing is run.
+
+    Args:
+        words: What follows `understudy`, options and arguments included.
 
     Raises:
-        LookupError: Names what is not known.
+        IncompleteError: If an argument is missing.
+        LookupError: If there is no such command or option, or one argument too many; the text is
+            what a person would be told.
     """
-    known = options_of(words)
-    for word in words:
-        if word.startswith("-") and word not in known:
-            raise LookupError(f"'understudy {' '.join(words)}' has no option {word}")
+    path, command, rest = _find(words)
+    if hasattr(command, "commands") and rest[:1] not in (["--help"], ["--version"]):
+        raise LookupError(f"there is no command '{' '.join([*path, *rest])}'")
+    _parse(command, " ".join(path), rest)
+
+
+def _find(words: Sequence[str]) -> tuple[list[str], Any, list[str]]:
+    from understudy.cli.main import app
+
+    rest, path = list(words), ["understudy"]
+    command: Any = typer.main.get_command(app)
+    while rest and hasattr(command, "commands") and rest[0] in command.commands:
+        path.append(rest[0])
+        command = command.commands[rest.pop(0)]
+    return path, command, rest
+
+
+def _parse(command: Any, path: str, rest: list[str]) -> None:
+    """Click's exceptions are told by name: Typer ships a Click of its own."""
+    try:
+        command.make_context(path, rest)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        missing = {"MissingParameter", "BadOptionUsage"}
+        kind = IncompleteError if type(error).__name__ in missing else LookupError
+        raise kind(f"'{path}': {error.format_message()}") from error
