@@ -18,7 +18,6 @@ from understudy.types.decision import RecordKind
 from understudy.types.errors import InvalidValueError
 from understudy.types.records import LoggedRow, TeacherLabel
 
-
 NONE_LABEL = "none_of_these"
 """What a teacher says of a request that no class fits; never a class itself."""
 
