@@ -133,10 +133,9 @@ def nearest(head: Head, vectors: Floats) -> Floats:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", choices=("banking77", "clinc150"), default="banking77")
-    parser.add_argument("--full", action="store_true", help="the whole training set, 4 epochs")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--layers", type=int, nargs="+", default=[0, 5])
-    parser.add_argument("--vocabulary", type=int, default=15_000)
+    parser.add_argument("--full", action="store_true", help="the whole training set")
+    parser.add_argument("--recipe", default="intents-default", help="a preset, or a recipe file")
+    parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rng", type=int, default=17)
     parser.add_argument("--workspace", type=Path, default=None)
@@ -168,17 +167,13 @@ def measure(
     labels = teacher_labels(head, vectors, names)
     teacher_right = apply_head(head, encode(base, test_texts))[0].argmax(1) == truth
 
-    recipe = load_recipe("intents-default")
+    recipe = load_recipe(options.recipe)
+    epochs = options.epochs or recipe.distil.epochs
     recipe = replace(
         recipe,
         seed=options.rng,
         data=replace(recipe.data, max_drop=0.0),
-        student=replace(
-            recipe.student, keep_layers=tuple(options.layers), vocabulary=options.vocabulary
-        ),
-        distil=replace(
-            recipe.distil, epochs=options.epochs, threads=options.threads, max_steps=10_000
-        ),
+        distil=replace(recipe.distil, epochs=epochs, threads=options.threads, max_steps=10_000),
     )
     rows = [
         Example(id=f"r{i}", text=text, label=label, teacher=said)
@@ -198,8 +193,8 @@ def measure(
     report = {
         "data": options.data,
         "training rows": len(train),
-        "layers": str(options.layers),
-        "epochs": options.epochs,
+        "recipe": options.recipe,
+        "epochs": epochs,
         "teacher accuracy": float(teacher_right.mean()),
         "student accuracy": float(student_right.mean()),
         "kept": float(student_right.mean() / teacher_right.mean()),
