@@ -12,7 +12,6 @@ from scipy import stats
 
 from understudy.router.bounds import allowed_errors, risk_upper_bound, rows_needed, tail
 from understudy.router.budget import Governor, early_budget
-from understudy.router.caps import Cap, Spent, spend
 from understudy.router.certificate import ALWAYS_ESCALATES, certify
 from understudy.router.evidence import Evidence
 from understudy.router.live import LiveRisk
@@ -153,18 +152,3 @@ def test_spending_early_spends_no_more(budget: float, lead: float, total: int) -
     spent = sum(early_budget(budget, n / total, lead) for n in range(total)) / total
 
     assert spent <= budget * (1.0 + lead / total) + 1e-9
-
-
-@given(st.lists(st.floats(-50.0, 50.0), max_size=200), st.floats(0.1, 5.0), st.floats(1.0, 10.0))
-def test_no_clock_opens_a_cap(steps: list[float], rate: float, burst: float) -> None:
-    """Clocks jump forth and back: over the time that really passed, the cap holds."""
-    cap, now, allowed = Cap(rate, burst), 0.0, 0
-    latest = 0.0
-    spent: Spent | None = None
-    for step in steps:
-        now += step
-        latest = max(latest, now)
-        spent = spend(spent, cap, now)
-        allowed += spent.allowed
-        first = min(0.0, steps[0])
-        assert allowed <= burst + rate * (latest - first) + 1e-6

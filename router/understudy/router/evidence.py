@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
-from understudy.router.caps import is_consistent
 from understudy.types.decision import NEVER_KEEP, RecordKind
 from understudy.types.errors import InvalidValueError
 from understudy.types.records import EscalationRecord, LoggedRow
@@ -81,6 +81,23 @@ def evidence(record: EscalationRecord, *, error: bool) -> Evidence:
 def is_error(row: LoggedRow) -> bool:
     """True if student and teacher differ, or the label never came."""
     return row.teacher is None or row.teacher.label != row.record.student_label
+
+
+def is_consistent(record: EscalationRecord) -> bool:
+    """Says whether a record can have come from the policy.
+
+    An escalation has propensity 1; an audit has its coin, and the coin's rate as propensity;
+    nothing is kept under the threshold. Records that fail are answered but prove nothing.
+    """
+    match record.kind:
+        case RecordKind.ESCALATION:
+            return record.propensity == 1.0
+        case RecordKind.AUDIT:
+            fair = record.propensity == record.audit_rate and record.audit_rate > 0.0
+            return record.coin and fair and record.confidence >= record.threshold
+        case RecordKind.DEGRADED:
+            return True
+    assert_never(record.kind)
 
 
 def use_of(record: EscalationRecord, bundle: str) -> RowUse:

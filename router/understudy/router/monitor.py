@@ -4,13 +4,14 @@ One account for all traffic and one for each certified slice, fed with every row
 order, duplicates included; no clock is read and no timestamp looked at. `to_dict` and `from_dict`
 let a gateway keep it through a restart. Not thread-safe: one writer.
 
-All promises of a bundle share the contract's doubt, all alarms its rate of false ones. Three things
-withdraw the whole's certificate or a slice's:
+All promises of a bundle share the contract's doubt, all alarms its rate of false ones. Two things
+withdraw a certificate:
 
-* **risk**: kept answers are wrong more often than was promised (`drift`);
-* **new labels**: of what escalates anyway, more goes to labels the student cannot say than did
-  among the rows that certified. It needs no audit, so a new kind of request is heard of within
-  dozens of requests; it says that traffic is not what was certified, not how large the risk is.
+* **risk**, the whole's or a slice's: kept answers are wrong more often than was promised (`drift`);
+* **new labels**, the whole's: of what escalates anyway, more goes to labels the student cannot say
+  than did among the rows that certified. It needs no audit, so a new kind of request is heard of
+  within dozens of requests; it says that traffic is not what was certified, not how large the risk
+  is.
 
 On an alarm the threshold rises to the lowest one proved since (none at first; not at all under
 `on_uncertified: serve`), audits become as frequent as allowed and a night is asked for. The
