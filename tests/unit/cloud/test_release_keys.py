@@ -337,6 +337,16 @@ class TestSigningPrograms:
 
         assert 1 == vault.publisher.publish(bundle, "stable").sequence
 
+    def test_a_key_that_is_there_already_is_not_rotated_to_itself(
+        self, vault: Vault, bundle: Path, service: Path
+    ) -> None:
+        """To stay and to go, it would be forgotten while the root trusts it."""
+        self.move_to(vault, _openssl(service / "held.pem"), service)
+        with pytest.raises(ConfigError, match="signs for targets already; name another"):
+            self.move_to(vault, _openssl(service / "held.pem"), service)
+
+        assert 1 == vault.publisher.publish(bundle, "stable").sequence
+
     def test_a_program_is_found_beside_the_list_of_keys(
         self, vault: Vault, bundle: Path, service: Path
     ) -> None:

@@ -83,10 +83,12 @@ def rotate(rotation: Rotation, ring: FolderKeyRing, change_keys: Callable[..., i
         change_keys: `Publisher.change_keys`.
 
     Raises:
-        ConfigError: If too few root keys can sign; the new keys are forgotten then.
+        ConfigError: If too few root keys can sign; the new keys are forgotten then. If a key is
+            named that the ring lists for the role already.
     """
     roles = _ROLES[rotation.holder]
     old = {role: _ids(ring.keys(role)) for role in roles}
+    _require_others(rotation, old)
     fresh = {role: _fresh(rotation, ring, role) for role in roles}
     try:
         version = change_keys(
@@ -101,6 +103,17 @@ def rotate(rotation: Rotation, ring: FolderKeyRing, change_keys: Callable[..., i
         fresh=tuple(key.keyid for role in roles for key in fresh[role]),
         retired=tuple(keyid for role in roles for keyid in old[role]),
     )
+
+
+def _require_others(rotation: Rotation, old: dict[str, list[str]]) -> None:
+    """A key that is to stay and to go would be forgotten while the root trusts it."""
+    kept = {key.public.keyid for key in rotation.outside}
+    for role, keyids in old.items():
+        for keyid in kept.intersection(keyids):
+            raise ConfigError(
+                f"the key {keyid[:12]} signs for {role} already; name another, or edit its uri in "
+                "keys.json"
+            )
 
 
 def _fresh(rotation: Rotation, ring: FolderKeyRing, role: str) -> list[Key]:
