@@ -264,6 +264,21 @@ async def test_a_server_that_only_seems_to_is_read_by_its_lists(
     assert "chat_template_kwargs" not in server.heard[-1]
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+async def test_a_server_that_forbids_what_it_does_not_have_is_read_by_its_lists(
+    server: OpenAIServer, status: int
+) -> None:
+    """Gateways and hosted servers say so in many ways; none of them means the key."""
+    server.unknown = status
+    engine = OpenAIEngine(spec(server))
+    await engine.start()
+    (answer,) = await engine.score_labels([ScoreRequest(text="x")])
+    await engine.stop()
+
+    assert isinstance(answer, TeacherLabel)
+    assert "top_logprobs" in server.heard[-1]
+
+
 async def test_more_classes_than_tokens_are_known_fall_back_to_the_list(
     server: OpenAIServer,
 ) -> None:

@@ -31,6 +31,7 @@ class OpenAIServer:
         tokens: If set, it shows its tokenizer as vLLM does: the probability of each token where an
             answer begins, by the token's id. An id is the character's own number.
         merges: Texts that are one token although they have two letters, with their ids.
+        unknown: The status of a path that it does not have.
         obeys: False for an older vLLM, which does not know `logprob_token_ids`.
         heard: Bodies of all questions.
     """
@@ -42,6 +43,7 @@ class OpenAIServer:
     delay_s: float = 0.0
     tokens: dict[int, float] = field(default_factory=dict)
     merges: dict[str, int] = field(default_factory=dict)
+    unknown: int = 404
     obeys: bool = True
     heard: list[dict[str, Any]] = field(default_factory=list)
     address: str = ""
@@ -60,7 +62,7 @@ class OpenAIServer:
     async def tokenize(self, request: Request) -> Response:
         """The tokens of a prompt, or of a conversation up to where the answer begins."""
         if not self.tokens:
-            return JSONResponse({"detail": "Not Found"}, 404)
+            return JSONResponse({"detail": "there is no such path"}, self.unknown)
         body = json.loads(await request.body())
         text = body.get("prompt") or f"<{body['messages'][0]['content']}>"
         return JSONResponse({"tokens": self._split(text)})

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.cloud.teacher.prompt import letter_marks
-from understudy.types.errors import InvalidValueError, TeacherError
+from understudy.types.errors import AccessError, InvalidValueError, TeacherError
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,8 @@ async def find_label_tokens(ask: Ask, question: dict[str, Any], count: int) -> L
         if await _tokens(ask, question, text) != asked:
             return None
         found = await _one_token_codes(ask, question, text, asked, count)
-    except (InvalidValueError, TeacherError, KeyError, TypeError, ValueError) as error:
+    # Hosted servers also forbid what they do not have; the key itself was taken before.
+    except (AccessError, InvalidValueError, TeacherError, KeyError, TypeError, ValueError) as error:
         _log.info("the server does not show its tokens, its lists are read instead: %s", error)
         return None
     return found if len(found.codes) == count else None
