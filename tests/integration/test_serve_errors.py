@@ -77,9 +77,9 @@ class Starts:
 LATE = Exception("The current node timed out during startup.")
 
 
-def test_a_ray_that_comes_up_late_is_started_once_more(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_ray_that_comes_up_late_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
     """It gives its processes 30 seconds, which a busy machine can miss."""
-    starts = Starts(LATE, None)
+    starts = Starts(LATE, LATE, None)
 
     start_ray(RayOptions(), starts)
 
@@ -88,9 +88,9 @@ def test_a_ray_that_comes_up_late_is_started_once_more(caplog: pytest.LogCapture
 
 
 def test_a_ray_that_never_comes_up_is_said_with_what_to_do() -> None:
-    starts = Starts(LATE, LATE, None)
+    starts = Starts(LATE, LATE, LATE, None)
 
-    with pytest.raises(ConfigError, match=r"two tries: .*; give the machine less to do"):
+    with pytest.raises(ConfigError, match=r"3 tries: .*; give the machine less to do"):
         start_ray(RayOptions(), starts)
 
     assert 1 == starts.left

@@ -42,6 +42,7 @@ Request = TypeVar("Request", ScoreRequest, GenerateRequest)
 Result = TypeVar("Result", TeacherLabel, Generation)
 
 # Ray reads these when it is first imported or started; an operator's own values win.
+RAY_TRIES = 3
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -211,8 +212,8 @@ class ServeTeacher:
 def start_ray(options: RayOptions, begin: Callable[[RayOptions], None] | None = None) -> None:
     """Starts or joins a Ray cluster, with small settings that are all explicit.
 
-    A cluster of one's own is tried twice: Ray gives its processes half a minute to come up, which a
-    busy machine can miss.
+    A cluster of one's own is tried three times: Ray gives each of its processes half a minute to
+    come up, which a busy machine or a cold disk can miss, and no setting of Ray's raises that.
 
     Args:
         options: Which Ray.
@@ -223,27 +224,20 @@ def start_ray(options: RayOptions, begin: Callable[[RayOptions], None] | None = 
     """
     prepare_environment()
     attempt = begin or _begin_ray
-    try:
-        attempt(options)
-    except (ConnectionError, ValueError) as error:
-        raise _no_ray(error) from error
-    except Exception as error:
-        # Ray says that its processes were late with an exception of no type of its own.
-        if options.address:
+    for tries_left in reversed(range(RAY_TRIES)):
+        try:
+            return attempt(options)
+        except (ConnectionError, ValueError) as error:
             raise _no_ray(error) from error
-        _log.warning("Ray did not come up, it is started once more: %s", error)
-        _clear_away(error)
-        _try_again(options, attempt)
-
-
-def _try_again(options: RayOptions, attempt: Callable[[RayOptions], None]) -> None:
-    try:
-        attempt(options)
-    except Exception as error:
-        raise ConfigError(
-            f"serve.ray: Ray did not come up in two tries: {error}; "
-            "give the machine less to do, or name a running cluster in serve.ray.address"
-        ) from error
+        except Exception as error:
+            # Ray says that its processes were late with an exception of no type of its own.
+            if options.address:
+                raise _no_ray(error) from error
+            if not tries_left:
+                raise _never_up(error) from error
+            _log.warning("Ray did not come up, it is started once more: %s", error)
+            _clear_away(error)
+    return None
 
 
 def _clear_away(error: Exception) -> None:
@@ -258,6 +252,13 @@ def _clear_away(error: Exception) -> None:
         node = frame.f_locals.get("self")
         if isinstance(node, Node):
             node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
+
+
+def _never_up(error: Exception) -> ConfigError:
+    return ConfigError(
+        f"serve.ray: Ray did not come up in {RAY_TRIES} tries: {error}; "
+        "give the machine less to do, or name a running cluster in serve.ray.address"
+    )
 
 
 def _no_ray(error: Exception) -> ConfigError:
