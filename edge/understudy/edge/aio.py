@@ -95,7 +95,7 @@ class AsyncEdgeClient:
         return self._runtime
 
     async def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Ends the threads; what waits for the cloud stays on disk. Safe to repeat."""
+        """Ends the threads, tells the last counts; what waits stays on disk. Safe to repeat."""
         if self._link is not None:
             await self._link.close()
         await asyncio.to_thread(self._runtime.close, timeout_s)

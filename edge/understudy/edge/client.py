@@ -121,7 +121,7 @@ class EdgeClient:
         return self._runtime
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Ends the threads; what waits for the cloud stays on disk. Safe to repeat."""
+        """Ends the threads, tells the last counts; what waits stays on disk. Safe to repeat."""
         self._runtime.close(timeout_s)
 
     def __enter__(self) -> Self:

@@ -45,6 +45,14 @@ class Updates(Protocol):
         """Makes the next step due at once."""
         ...
 
+    def farewell(self, timeout_s: float) -> None:
+        """The last check-in, if there is something to tell and the one before came through.
+
+        Raises:
+            UnderstudyError: If the cloud does not hear it in time.
+        """
+        ...
+
     def close(self) -> None:
         """Ends what is in flight."""
         ...
@@ -136,6 +144,7 @@ class CheckIns:
     ) -> None:
         self._view, self._link, self._pause_s, self._clock = view, link, pause_s, clock
         self._due = 0.0
+        self._answered = True  # until a check-in fails
 
     def step(self) -> str:
         """Checks in when it is time.
@@ -146,8 +155,7 @@ class CheckIns:
         if self.due_in_s() > 0:
             return "idle"
         self._due = self._clock() + self._pause_s
-        directive = self._link.check_in(self._view.status(), CHECK_IN_TIMEOUT_S)
-        self._view.obey(directive)
+        directive = self._check_in(CHECK_IN_TIMEOUT_S)
         if directive.next_check_in_s > 0:
             spread = random.uniform(0.8, 1.2)  # noqa: S311 - so that a fleet does not come at once
             self._due = self._clock() + directive.next_check_in_s * spread
@@ -161,8 +169,20 @@ class CheckIns:
         """Makes the next step due at once."""
         self._due = 0.0
 
+    def farewell(self, timeout_s: float) -> None:
+        """The last check-in; raises `UnderstudyError` if the cloud does not hear it in time."""
+        if self._answered and self._view.status().requests:
+            self._check_in(timeout_s)
+
     def close(self) -> None:
         """Nothing is ever in flight here for long."""
+
+    def _check_in(self, timeout_s: float) -> Directive:
+        self._answered = False
+        directive = self._link.check_in(self._view.status(), timeout_s)
+        self._answered = True
+        self._view.obey(directive)
+        return directive
 
 
 class Node:
@@ -203,6 +223,19 @@ class Node:
         if home:
             with suppress(OSError):  # a disk that has become read-only: the start stays counted
                 settle(home)
+
+    def farewell(self, timeout_s: float) -> None:
+        """Tells the cloud the last counts; a process may be too short for a second check-in.
+
+        Nobody is asked who did not answer just before: a close must not wait for a dead link.
+        """
+        circuit = self._runtime.engine.circuit
+        if timeout_s <= 0 or circuit.refused or not circuit.healthy:
+            return
+        try:
+            self._updates.farewell(timeout_s)
+        except Exception:  # noqa: BLE001 - whatever the cloud or the disk does, a close ends
+            self._runtime.telemetry.fault(Fault.UPDATE)
 
     def _look_after_credentials(self) -> None:
         if self._tls is None or time.monotonic() - self._looked < CREDENTIALS_S:

@@ -106,3 +106,38 @@ class Fleet(Protocol):
     def check_in(self, status: NodeStatus, timeout_s: float) -> Directive:
         """Reports a node's state."""
         ...
+
+
+class Node(Protocol):
+    """What the update thread does (`node.Node`)."""
+
+    state: str
+
+    def step(self) -> None:
+        """Does what is due.
+
+        Raises:
+            UnderstudyError: If the cloud refused or could not be asked.
+            OSError: If the disk refused.
+        """
+        ...
+
+    def due_in_s(self) -> float:
+        """Seconds until `step` has something to do."""
+        ...
+
+    def hurry(self) -> None:
+        """Makes the next step due at once."""
+        ...
+
+    def stop(self) -> None:
+        """Ends what is in flight."""
+        ...
+
+    def settle(self) -> None:
+        """Says on disk that this process ends in good order."""
+        ...
+
+    def farewell(self, timeout_s: float) -> None:
+        """Tells the cloud what it has not heard yet, if it can be had in that time."""
+        ...

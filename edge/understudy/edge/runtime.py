@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from understudy.edge.engine import Ask, Engine
 from understudy.edge.events import Event, EventKind
@@ -21,7 +21,7 @@ from understudy.edge.flow import Call, Flow, answer_flow, answer_or_flow
 from understudy.edge.loaded import Loaded, load
 from understudy.edge.options import PredictOptions, request_of
 from understudy.edge.orders import Orders
-from understudy.edge.ports import Cloud, Outcome
+from understudy.edge.ports import Cloud, Node, Outcome
 from understudy.edge.status import ClientStatus
 from understudy.edge.telemetry import LOG, Fault
 from understudy.edge.uploader import Uploader
@@ -35,37 +35,6 @@ if TYPE_CHECKING:
     from understudy.edge.bundle import Bundle
 
 ATEXIT_S = 1.0
-
-
-class Node(Protocol):
-    """What the update thread does (`node.Node`)."""
-
-    state: str
-
-    def step(self) -> None:
-        """Does what is due.
-
-        Raises:
-            UnderstudyError: If the cloud refused or could not be asked.
-            OSError: If the disk refused.
-        """
-        ...
-
-    def due_in_s(self) -> float:
-        """Seconds until `step` has something to do."""
-        ...
-
-    def hurry(self) -> None:
-        """Makes the next step due at once."""
-        ...
-
-    def stop(self) -> None:
-        """Ends what is in flight."""
-        ...
-
-    def settle(self) -> None:
-        """Says on disk that this process ends in good order."""
-        ...
 
 
 class Runtime:
@@ -253,7 +222,7 @@ class Runtime:
         return self.uploader.wait_empty(timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """Ends threads and link; what waits is on disk. Safe to repeat."""
+        """Ends threads and link; what waits is on disk, and counts are told. Safe to repeat."""
         if self._closed:
             return
         self._closed = True
@@ -262,11 +231,15 @@ class Runtime:
             self._node.stop()
         end = time.monotonic() + timeout_s
         self._update.stop(timeout_s)
-        if self._node is not None and not self._update.running:
-            self._node.settle()
+        node = None if self._update.running else self._node
+        if node is not None:
+            node.settle()
         self._upload.stop(max(0.0, end - time.monotonic()))
         if not self._upload.running:
             self.uploader.store()
+        if node is not None:
+            node.farewell(end - time.monotonic())
+        if not self._upload.running:
             self.uploader.spool.close()
         self.link.close()
 

@@ -86,6 +86,7 @@ class Updater:
         self._closing = threading.Event()
         self._leadership = Leadership(self._folder.directory)
         self._heard_unix_s = 0.0
+        self._answered = True  # until a check-in fails
         home = self._folder.directory
         trust = Trust(home / "trust", root, link, clock=clock, timeout_s=settings.timeout_s)
         bandwidth = Bandwidth(settings.bytes_per_s, pause=self._closing.wait)
@@ -151,6 +152,12 @@ class Updater:
     def close(self) -> None:
         """Ends a download in flight; what arrived is kept."""
         self._closing.set()
+
+    def farewell(self, timeout_s: float) -> None:
+        """The last check-in, when no step follows; raises `UnderstudyError` if it fails."""
+        if self._answered and self._student.status().requests:
+            record = self._folder.record()
+            self._check_in(record, record.state, timeout_s)
 
     @property
     def record(self) -> Record:
@@ -295,7 +302,7 @@ class Updater:
 
     # What the actions share.
 
-    def _check_in(self, record: Record, state: UpdateState) -> Directive:
+    def _check_in(self, record: Record, state: UpdateState, timeout_s: float = 0.0) -> Directive:
         """Says how the node is; what is reported as loaded comes from the client itself."""
         status = replace(
             self._student.status(),
@@ -304,7 +311,9 @@ class Updater:
             failed_bundle=record.failed_bundle,
             failure=record.failure[:_LONGEST_FAILURE],
         )
-        directive = self._link.check_in(status, self._settings.timeout_s)
+        self._answered = False
+        directive = self._link.check_in(status, timeout_s or self._settings.timeout_s)
+        self._answered = True
         self._student.obey(directive)
         return directive
 

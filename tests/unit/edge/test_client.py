@@ -443,7 +443,7 @@ def test_a_client_learns_how_long_the_way_home_takes(bundle: Path) -> None:
 
     late = LateCloud()
     late.error = DeadlineError("too late")
-    with EdgeClient.open(EdgeConfig(bundle=str(bundle), deadline_ms=200), cloud=late) as client:
+    with EdgeClient.open(EdgeConfig(bundle=str(bundle), deadline_ms=1000), cloud=late) as client:
         assert client.predict(UNSURE).reason is Reason.DEADLINE
         assert client.runtime.engine.margin.of(1.0) > 0.02
 
@@ -584,6 +584,45 @@ def test_a_check_in_counts_since_the_last_one_that_arrived(opened: Any, cloud: F
     assert sum(s.requests for s in cloud.statuses) == 2
     assert sum(s.escalated for s in cloud.statuses) == 1
     assert cloud.statuses[-1].bundle == client.status().bundle
+
+
+def test_a_client_that_closes_tells_what_it_counted(opened: Any, cloud: FakeCloud) -> None:
+    """A command in a shell ends before its second check-in."""
+    client = opened(audit=AuditConfig(rate=1e-9))
+    client.predict(SURE)
+    wait_until(lambda: len(cloud.statuses) == 1)
+    client.predict(UNSURE)
+    client.close()
+    client.close()
+
+    assert sum(s.requests for s in cloud.statuses) == 2
+    assert sum(s.escalated for s in cloud.statuses) == 1
+
+
+def test_a_client_that_closes_asks_nobody_who_did_not_answer(opened: Any, cloud: FakeCloud) -> None:
+    """Where the network is dead, a close must not wait for it."""
+    cloud.fleet_error = LinkDownError("no network")
+    client = opened()
+    client.predict(SURE)
+    wait_until(lambda: client.status().faults.get("update") == 1)
+    cloud.fleet_error = None
+    client.close()
+
+    assert [] == cloud.statuses
+
+
+def test_a_cloud_that_fails_at_the_last_word_does_not_fail_the_close(
+    opened: Any, cloud: FakeCloud
+) -> None:
+    """Whatever it raises; the fault is counted."""
+    client = opened()
+    client.predict(SURE)
+    wait_until(lambda: len(cloud.statuses) == 1)
+    client.predict(SURE)
+    cloud.fleet_error = ZeroDivisionError()
+    client.close()
+
+    assert client.status().faults == {"update": 1}
 
 
 def test_a_spent_budget_degrades_under_precedence_budget(opened: Any, cloud: FakeCloud) -> None:
