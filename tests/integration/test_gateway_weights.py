@@ -91,6 +91,20 @@ def test_metadata_is_signed_and_the_root_is_pinned_at_enrolment(shop: Shop) -> N
     assert shop.metadata("1.root.json") == shop.cloud.badge("fresh-1").trusted_root
 
 
+def test_asking_for_the_next_root_is_no_refusal(shop: Shop) -> None:
+    """Every update begins with it; an operator who counts refusals must not see it."""
+    counted = shop.cloud.gateway.metrics.refusals
+    before = counted().get("not_found", 0.0)
+    with pytest.raises(grpc.RpcError) as caught:
+        shop.metadata("2.root.json")
+    after_root = counted().get("not_found", 0.0)
+    with pytest.raises(grpc.RpcError):
+        shop.metadata("7.targets.json")
+
+    assert grpc.StatusCode.NOT_FOUND == caught.value.code()
+    assert (before, before + 1) == (after_root, counted()["not_found"])
+
+
 def test_a_channel_without_release_has_no_orders(shop: Shop) -> None:
     """Stay as you are, and when to ask again."""
     request = fleet_pb2.CheckInRequest(status=fleet_pb2.NodeStatus(task=TASK, channel="stable"))

@@ -11,13 +11,17 @@ import grpc
 from understudy.cloud.gateway.caller import UnidentifiedError
 from understudy.cloud.gateway.ports import Context
 from understudy.types.convert import status_from_error
-from understudy.types.errors import OverloadedError, UnderstudyError
+from understudy.types.errors import BundleError, OverloadedError, UnderstudyError
 
 _log = logging.getLogger(__name__)
 
 PUSHBACK = "grpc-retry-pushback-ms"
 """Trailing metadata that gRPC clients honour: milliseconds before the next attempt."""
 _MAX_DETAILS = 2000
+
+
+class NoSuchYetError(BundleError):
+    """A "no" that belongs to the protocol: the caller asks until it hears it. No refusal."""
 
 
 def status_of(error: BaseException) -> grpc.StatusCode:

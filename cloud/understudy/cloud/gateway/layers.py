@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from understudy.cloud.gateway.caller import Doorkeeper, current_caller
 from understudy.cloud.gateway.connections import Cutter
-from understudy.cloud.gateway.faults import refuse, status_of
+from understudy.cloud.gateway.faults import NoSuchYetError, refuse, status_of
 from understudy.cloud.gateway.ports import Context, Observer
 from understudy.cloud.quotas import QuotaError, Quotas
 from understudy.cloud.tracing import Tracing
@@ -64,7 +64,8 @@ class Faults:
                 raise
             except Exception as error:  # noqa: BLE001 - every failure needs a status
                 code = status_of(error).name
-                observer.refused(error)
+                if not isinstance(error, NoSuchYetError):
+                    observer.refused(error)
                 await refuse(context, error)
             finally:
                 observer.called(name, code, time.perf_counter() - started_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Container, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from understudy.cloud.enrolment import Enrolment
 from understudy.cloud.gateway.answering import Answering, Asking
 from understudy.cloud.gateway.caller import current_caller
 from understudy.cloud.gateway.checks import RecordRules
+from understudy.cloud.gateway.faults import NoSuchYetError
 from understudy.cloud.gateway.ports import Adviser, Context, Fleet, Observer, Releases
 from understudy.cloud.gateway.writer import LogWriter
 from understudy.cloud.log import NewRow
@@ -25,7 +27,7 @@ from understudy.types.convert import (
     record_from_wire,
     status_from_wire,
 )
-from understudy.types.errors import InvalidValueError, LinkError, UnderstudyError
+from understudy.types.errors import BundleError, InvalidValueError, LinkError, UnderstudyError
 from understudy.types.records import EscalationRecord
 from understudy.wire.v1 import (
     artifact_pb2,
@@ -43,6 +45,8 @@ from understudy.wire.v1 import (
 
 _CHUNK_BYTES = 64 << 10
 _MAX_CHUNK_BYTES = 1 << 20
+# TUF's clients ask for one root after the other, until there is none.
+_NEXT_ROOT = re.compile(r"[1-9][0-9]*\.root\.json")
 
 Clock = Callable[[], float]
 
@@ -172,7 +176,12 @@ class ArtifactFace(artifact_pb2_grpc.ArtifactServiceServicer):
         request: artifact_pb2.GetMetadataRequest,
         context: Context,  # noqa: ARG002 - the generated signature
     ) -> artifact_pb2.GetMetadataResponse:
-        data = await asyncio.to_thread(self._releases.metadata, request.name)
+        try:
+            data = await asyncio.to_thread(self._releases.metadata, request.name)
+        except BundleError as error:
+            if not _NEXT_ROOT.fullmatch(request.name):
+                raise
+            raise NoSuchYetError(str(error)) from error
         return artifact_pb2.GetMetadataResponse(data=data)
 
     async def ReadBlob(  # noqa: N802 - the wire's name
