@@ -59,7 +59,7 @@ class DayReport:
     test_accuracy: float | None = None
     new_labels: tuple[str, ...] = ()
     withdrawn: bool = False
-    """True if the certificate was in force in the morning and not in the evening."""
+    """True if the certificate was in force in the morning and not all day long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

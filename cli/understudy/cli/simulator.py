@@ -16,6 +16,7 @@ from typing import Self
 from understudy.cli.days import totals
 from understudy.cli.folder import discarded, prepare_folder
 from understudy.cli.local_cloud import LocalCloud
+from understudy.cli.local_watch import LocalWatch
 from understudy.cli.night_line import night_reason, refresh_reason
 from understudy.cli.output import progress
 from understudy.cli.report import NightLine, StreamReport
@@ -31,11 +32,14 @@ from understudy.distill_loop.workspace import Workspace
 from understudy.edge import EdgeClient
 from understudy.edge.bundle import Bundle, read_bundle
 from understudy.edge.config import AuditConfig, EdgeConfig, UpdaterConfig
+from understudy.edge.node import NodeView
 from understudy.edge.student import Student
 from understudy.types.answer import Answer, Source
 from understudy.types.records import LoggedRow, TeacherLabel
 
 DEADLINE_MS = 60_000.0
+CHECK_IN_REQUESTS = 25
+"""Requests between two check-ins of the client, which has no clock to go by."""
 
 
 def simulate(options: SimulateOptions) -> StreamReport:
@@ -67,11 +71,15 @@ class SimulatedWorld:
         self._stack.callback(self._log.close)
         self._cloud = LocalCloud(setup.teacher, self._log, setup.calls)
         self._stack.callback(self._cloud.close)
+        recipe = setup.recipe
+        self._watch = LocalWatch(self._log, out / "watch.db", recipe.task, recipe.contract)
+        self._stack.callback(self._watch.close)
         self._workspace = Workspace(out / "nights")
         self._said: dict[str, str] = {}
         self._client: EdgeClient | None = None
+        self._view: NodeView | None = None
         self._bundle: Path | None = None
-        self._logged_after = self._fresh_labels = 0
+        self._logged_after = self._fresh_labels = self._asked = 0
         self._mornings: set[Path] = set()
         self.bytes_shipped = self.refreshes = 0
 
@@ -107,7 +115,9 @@ class SimulatedWorld:
             updater=UpdaterConfig(enabled=False),
         )
         self._client = self._stack.enter_context(EdgeClient.open(config, cloud=self._cloud))
+        self._view = NodeView(self._client.runtime)
         self._bundle = folder
+        self._watch.release(folder)
 
     def state(self) -> WorldState:
         status = self.client.status()
@@ -119,6 +129,9 @@ class SimulatedWorld:
 
     def ask(self, row: Row) -> Answer:
         answer = self.client.predict(row.text)
+        self._asked += 1
+        if self._asked % CHECK_IN_REQUESTS == 0:
+            self._check_in()
         self._fresh_labels += answer.source is Source.TEACHER
         if 0 < self._setup.terms.refresh_every <= self._fresh_labels:
             before = self._bundle
@@ -129,6 +142,7 @@ class SimulatedWorld:
 
     def settle(self) -> None:
         self.client.flush(600.0)
+        self._check_in()
 
     def logged(self) -> Mapping[str, LoggedRow]:
         rows = list(self._log.scan(self._logged_after))
@@ -174,6 +188,13 @@ class SimulatedWorld:
         right = [a == row.label for a, row in zip(said, self._setup.test, strict=True)]
         return sum(right) / len(right)
 
+    def _check_in(self) -> None:
+        """The client hears what the watch made of the log; all that was answered is in it."""
+        if self._view is None or not self._watch.watches(self.client.status().bundle):
+            return
+        self.client.flush(600.0)
+        self._view.obey(self._watch.check_in(self._view.status()))
+
     def _quiet_night(self, day: int) -> NightLine:
         begun = time.monotonic()
         result, shipped = self._refresh()
@@ -195,7 +216,12 @@ class SimulatedWorld:
         return result, self._take(result.directory)
 
     def _sources(self) -> Sources:
-        return Sources(log=self._log.scan(), seed=self._setup.seed, champion=self._bundle)
+        return Sources(
+            log=self._log.scan(),
+            seed=self._setup.seed,
+            champion=self._bundle,
+            changes=self._watch.changes(),
+        )
 
     def _forget(self, directory: Path | None) -> None:
         """Deletes a student of a few hours: dozens of them would fill the disk.
@@ -212,6 +238,7 @@ class SimulatedWorld:
         if self._bundle is None or directory == self._bundle:
             return 0
         old, new = read_bundle(self._bundle), read_bundle(directory)
+        self._watch.release(directory)
         self.client.swap(new)
         self._bundle = directory
         travelled = _changed_bytes(old, new)

@@ -113,10 +113,19 @@ def play(
                 night_calls=night.teacher_calls if night else 0,
                 test_accuracy=world.test_accuracy(),
                 new_labels=(new_labels or {}).get(number, ()),
-                withdrawn=state.certified and not evening.certified,
+                withdrawn=state.certified and _lapsed(answers, evening),
             )
         )
     return played
+
+
+def _lapsed(answers: Sequence[Answer], evening: WorldState) -> bool:
+    """True if the certificate was gone in the evening, or gone and proved anew by then.
+
+    The teacher's answers tell: under a certificate they carry it, and no budget takes it off them.
+    """
+    asked = (answer for answer in answers if answer.source is Source.TEACHER)
+    return not evening.certified or not all(answer.certified for answer in asked)
 
 
 def observe(
