@@ -207,10 +207,12 @@ def running_cloud(
         yield Cloud(gateway, scripted)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
+def wait_until(
+    condition: Callable[[], bool], timeout_s: float = 15.0, every_s: float = 0.01
+) -> None:
     """Returns as soon as the condition holds; fails when it never does."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError("the condition did not come true in time")
-        threading.Event().wait(0.01)
+        threading.Event().wait(every_s)

@@ -38,7 +38,7 @@ class Reason(StrEnum):
     NO_BUDGET = "no_budget"
     """Degraded: the share of teacher calls is spent."""
     LINK_DOWN = "link_down"
-    """Degraded: the cloud could not be reached."""
+    """Degraded: the cloud could not be reached, or its teacher has not come up yet."""
     DEADLINE = "deadline"
     """Degraded: the cloud did not answer within the budget."""
     OVERLOADED = "overloaded"

@@ -3,37 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[3]
-DEPLOY = ROOT / "deploy"
-PROGRAM = "/usr/local/bin/understudy"
-
-
-def unit(name: str) -> dict[str, list[str]]:
-    """Every value of each key of a systemd unit."""
-    values: dict[str, list[str]] = {}
-    for line in (DEPLOY / "systemd" / f"understudy-{name}.service").read_text().splitlines():
-        key, found, value = line.partition("=")
-        if found and not line.startswith("#"):
-            values.setdefault(key, []).append(value)
-    return values
-
-
-def command(name: str) -> tuple[str, ...]:
-    """What a unit starts, without the program."""
-    (line,) = unit(name)["ExecStart"]
-    program, *words = shlex.split(line)
-    assert program == PROGRAM
-    return tuple(words)
-
-
-UNITS = {name: command(name) for name in ("cloud", "edge", "night")}
+from simulators.deployed_box import DEPLOY, UNITS
 
 
 def _in_images() -> Iterator[tuple[str, ...]]:
@@ -66,7 +41,7 @@ def _in_manifests(value: Any) -> Iterator[tuple[str, ...]]:
 
 
 def test_images_compose_and_manifests_run_the_commands_of_the_units() -> None:
-    """So what a person tries natively is what runs in a container."""
+    """So what is run natively, in the integration tests, is what runs in a container."""
     base = (DEPLOY / "kustomize" / "base" / "understudy.yaml").read_text()
     found = {
         "images": {*_in_images()},
