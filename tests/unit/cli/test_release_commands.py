@@ -132,8 +132,9 @@ def test_renew_signs_targets_and_on_request_the_root(
     assert (metadata / "2.root.json").is_file()
 
 
+@pytest.mark.usefixtures("desk")
 def test_reseal_changes_the_passphrase(
-    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UNDERSTUDY_NEW_PASSPHRASE", "battery staple")
     assert 0 == say(capsys, "reseal")[0]
@@ -141,7 +142,6 @@ def test_reseal_changes_the_passphrase(
     assert 2 == say(capsys, "renew")[0]
     monkeypatch.setenv("UNDERSTUDY_PASSPHRASE", "battery staple")
     assert 0 == say(capsys, "renew")[0]
-    assert desk.is_dir()
 
 
 class TestOffers:
@@ -151,17 +151,16 @@ class TestOffers:
         found: list[dict[str, Any]] = json.loads(say(capsys, "list", "--json")[1])
         return found
 
-    def test_withdraw_takes_a_bundle_off_the_list(
-        self, desk: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    @pytest.mark.usefixtures("desk")
+    def test_withdraw_takes_a_bundle_off_the_list(self, capsys: pytest.CaptureFixture[str]) -> None:
         first, second = self.listed(capsys)
         assert 0 == say(capsys, "withdraw", first["bundle"][:10])[0]
 
         assert [second] == self.listed(capsys)
-        assert desk.is_dir()
 
+    @pytest.mark.usefixtures("desk")
     def test_promote_offers_a_bundle_to_another_channel(
-        self, desk: Path, capsys: pytest.CaptureFixture[str]
+        self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         bundle = self.listed(capsys)[0]["bundle"]
         code, said = say(capsys, "promote", bundle[:10], "--channel", "canary", "--note", "try it")
@@ -171,17 +170,16 @@ class TestOffers:
         assert ("canary", "promote", "try it") == (
             newest["channel"], newest["kind"], newest["note"],
         )  # fmt: skip
-        assert desk.is_dir()
 
+    @pytest.mark.usefixtures("desk")
     def test_rollback_goes_one_step_back_as_a_newer_release(
-        self, desk: Path, capsys: pytest.CaptureFixture[str]
+        self, capsys: pytest.CaptureFixture[str]
     ) -> None:
         first, second = self.listed(capsys)
         code, said = say(capsys, "rollback")
 
         assert (0, f"rolled back to: {first['bundle'][:12]} on stable, release 3\n") == (code, said)
         assert second["bundle"] not in {row["bundle"] for row in self.listed(capsys)}
-        assert desk.is_dir()
 
     def test_verify_tells_the_chain_and_fails_where_it_breaks(
         self, desk: Path, capsys: pytest.CaptureFixture[str]

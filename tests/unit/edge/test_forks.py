@@ -12,8 +12,9 @@ from understudy.edge import forks
 from understudy.edge.forks import GATE, ForkGate
 
 
-def test_a_fork_waits_until_nobody_is_inside() -> None:
+def test_a_fork_waits_until_nobody_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock of ONNX Runtime or SQLite that is held at the fork is held for ever in the child."""
+    monkeypatch.setattr(forks, "LONGEST_WAIT_S", 30.0)  # of a thread that gets no processor
     entered, seen = threading.Event(), list[str]()
 
     def work() -> None:
@@ -37,7 +38,14 @@ def test_a_fork_waits_until_nobody_is_inside() -> None:
 
 def test_who_comes_during_a_fork_waits_until_it_is_over() -> None:
     """Else the gate would never be empty under load."""
-    gate, order = ForkGate(), list[str]()
+    gate, order, waits = ForkGate(), list[str](), threading.Event()
+
+    class Opened(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.set()
+            return super().wait(timeout)
+
+    gate._opened = Opened()
 
     def work() -> None:
         with gate:
@@ -46,7 +54,7 @@ def test_who_comes_during_a_fork_waits_until_it_is_over() -> None:
     gate.close()
     thread = threading.Thread(target=work)
     thread.start()
-    wait_until(lambda: bool(not gate._inside))
+    assert waits.wait(10)
     order.append("forked")
     gate.open()
     thread.join()
