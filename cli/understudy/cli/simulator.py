@@ -23,6 +23,7 @@ from understudy.cli.report import NightLine, StreamReport
 from understudy.cli.rows import Row
 from understudy.cli.simulator_setup import Setup, SimulateOptions, set_up
 from understudy.cli.stream import Played, WorldState, newest_lessons, play
+from understudy.cli.teachers import check_labels
 from understudy.cli.terms import night_calls_of
 from understudy.cloud.log.sqlite import SqliteLog
 from understudy.distill_loop.night import Sources
@@ -104,6 +105,7 @@ class SimulatedWorld:
     def start(self) -> None:
         """Loads the teacher, teaches the first student, opens the client."""
         self._cloud.start()
+        check_labels(self._setup.teacher.info(), self._setup.labels)
         first = first_student(self._setup.recipe, self._workspace, self._setup.seed)
         folder = first.directory
         config = EdgeConfig(

@@ -49,7 +49,7 @@ class SimulateOptions:
         days: Parts the stream is cut into, where rows do not name their day.
         recipe: Recipe of the nights; empty for what suits the budget.
         rng: Seed of the nights.
-        node: Folder of an enrolled node, for a gateway elsewhere.
+        node: Folder of an enrolled node, for a gateway that asks for certificates.
         refresh_every: Head-only refresh after so many new teacher answers, 0 for nights only; None
             for what suits the recipe.
     """
@@ -83,6 +83,7 @@ class Setup:
         terms: What the options come to.
         edge: What the client is told of contract and budget.
         calls: Calls of the teacher's that may be made in all; None for any number.
+        labels: What the seed names, sorted.
         teacher: Not started.
     """
 
@@ -94,6 +95,7 @@ class Setup:
     terms: Terms
     edge: ContractConfig
     calls: int | None
+    labels: tuple[str, ...]
     teacher: TeacherEngine
 
     @property
@@ -124,7 +126,8 @@ def set_up(options: SimulateOptions) -> Setup:
         terms=terms,
         edge=edge_contract(terms, recipe.contract, len(stream), nights),
         calls=calls_of(options.budget, len(stream)),
-        teacher=make_teacher(options.teacher, stream, labels, node=options.node),
+        labels=labels,
+        teacher=make_teacher(options.teacher, stream, labels, node=options.node, task=recipe.task),
     )
 
 

@@ -17,8 +17,15 @@ from understudy.cloud.teacher import (
     TeacherInfo,
 )
 from understudy.types.decision import NEVER_KEEP, RecordKind
-from understudy.types.errors import ConfigError, InvalidValueError, UnderstudyError
+from understudy.types.errors import (
+    ConfigError,
+    DeadlineError,
+    InvalidValueError,
+    LinkDownError,
+    UnderstudyError,
+)
 from understudy.types.records import EscalationRecord, TeacherLabel
+from understudy.types.release import NodeStatus
 
 if TYPE_CHECKING:
     from understudy.edge.transport import CloudLink
@@ -29,7 +36,12 @@ REACH_S = 5.0
 
 
 def make_teacher(
-    name: str, rows: Sequence[Row], labels: tuple[str, ...], *, node: Path | None
+    name: str,
+    rows: Sequence[Row],
+    labels: tuple[str, ...],
+    *,
+    node: Path | None,
+    task: str = "classify",
 ) -> TeacherEngine:
     """The teacher of that name, not started.
 
@@ -37,7 +49,8 @@ def make_teacher(
         name: As on the command line.
         rows: Everything that will be asked, for `replay`.
         labels: Labels to choose from, for a model that names classes in words.
-        node: Folder of an enrolled node, for a gateway that is not on this machine.
+        node: Folder of an enrolled node, for a gateway that asks for certificates.
+        task: What a gateway is asked about.
 
     Raises:
         ConfigError: If there is no such teacher.
@@ -48,8 +61,26 @@ def make_teacher(
     if kind in {"transformers", "vllm"} and where:
         return _model_teacher(kind, where, labels)
     if kind == "gateway" and where:
-        return GatewayTeacher(_link(where, node), labels)
+        return GatewayTeacher(_link(where, node), labels, task)
     raise ConfigError(f"--teacher must be {KNOWN}, not '{name}'")
+
+
+def check_labels(teacher: TeacherInfo, seed: tuple[str, ...]) -> None:
+    """Passes if a model with a head of its own can say at least one label of the seed's.
+
+    Raises:
+        ConfigError: If not: names were lost where the model was saved, or it is another one's.
+    """
+    if teacher.engine != "transformers" or set(teacher.labels) & set(seed):
+        return
+    raise ConfigError(
+        f"the teacher's labels ({_some(teacher.labels)}) are none of the seed's ({_some(seed)}):"
+        " write the same names into `id2label` of the model's config.json"
+    )
+
+
+def _some(labels: tuple[str, ...]) -> str:
+    return ", ".join((*labels[:3], "...") if len(labels) > 3 else labels)
 
 
 def replay_teacher(rows: Sequence[Row]) -> TeacherEngine:
@@ -72,21 +103,22 @@ class GatewayTeacher:
         )
 
     async def start(self) -> None:
-        """Sees that somebody listens there; the link itself connects at its first call.
+        """Checks in as a node: sees that somebody listens, lets us in, and knows the task.
 
         Raises:
-            ConfigError: If nobody does.
+            ConfigError: If not; a simulation of refusals would look like one of a bad student.
         """
-        host, _, port = self._link.address.rpartition(":")
+        status = NodeStatus(task=self._task, bundle="")
         try:
-            async with asyncio.timeout(REACH_S):
-                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-            writer.close()
-        except (OSError, TimeoutError, ValueError) as error:
+            await asyncio.to_thread(self._link.check_in, status, REACH_S)
+        except (LinkDownError, DeadlineError) as error:
             raise ConfigError(
                 f"--teacher gateway:{self._link.address}: nobody answers there; start the cloud"
-                " with `understudy cloud up`, or mend the address"
+                " with `understudy cloud up`, or mend the address; a cloud with certificates"
+                " answers enrolled nodes only: --node FOLDER"
             ) from error
+        except UnderstudyError as error:
+            raise ConfigError(f"--teacher gateway:{self._link.address}: {error}") from error
 
     async def score_labels(
         self, requests: Sequence[ScoreRequest]
@@ -130,6 +162,7 @@ class GatewayTeacher:
 
 def _model_teacher(kind: str, where: str, labels: tuple[str, ...]) -> TeacherEngine:
     from understudy.cloud.teacher.factory import make_engine
+    from understudy.cloud.teacher.head import FACTS, head_spec
     from understudy.cloud.teacher.spec import Engine, Runner, TeacherSpec
 
     engine = Engine(kind)
@@ -137,9 +170,9 @@ def _model_teacher(kind: str, where: str, labels: tuple[str, ...]) -> TeacherEng
         return make_engine(
             TeacherSpec(engine=engine, model=where, runner=Runner.GENERATE, labels=labels)
         )
-    head = where if (Path(where) / "head.json").exists() else ""
-    if head:
-        return make_engine(TeacherSpec(head=head))
+    folder = Path(where).expanduser()
+    if (folder / FACTS).exists():
+        return make_engine(head_spec(folder))
     return make_engine(TeacherSpec(model=where))
 
 
@@ -149,7 +182,15 @@ def _link(address: str, node: Path | None) -> CloudLink:
     from understudy.edge.identity import CA, CERTIFICATE, KEY
     from understudy.edge.transport import CloudLink
 
-    if node is None:
-        return CloudLink(address)
-    files = TlsFiles(ca=str(node / CA), certificate=str(node / CERTIFICATE), key=str(node / KEY))
-    return CloudLink(address, read_credentials(files))
+    try:
+        if node is None:
+            return CloudLink(address)
+        files = TlsFiles(
+            ca=str(node / CA), certificate=str(node / CERTIFICATE), key=str(node / KEY)
+        )
+        return CloudLink(address, read_credentials(files))
+    except ConfigError as error:
+        raise ConfigError(
+            f"--teacher gateway:{address}: {error}; --node names the folder that"
+            " `understudy node enroll` made"
+        ) from error
