@@ -99,7 +99,8 @@ def _edge(path: Path, now_unix_s: float) -> Iterator[Finding]:
     tls = config.gateway.tls
     if tls is not None and tls.certificate:
         renew = "enrol the node again: understudy node enroll"
-        yield _certificate("certificate", Path(tls.certificate), now_unix_s, renew)
+        soon = "it should have been renewed: is the cloud reachable?"
+        yield _certificate("certificate", Path(tls.certificate), now_unix_s, renew, soon)
         if Path(tls.key).exists():
             yield judge_rights("key", Path(tls.key).stat().st_mode)
     if config.gateway.address:
@@ -219,7 +220,7 @@ def _folder(name: str, folder: Path) -> Iterator[Finding]:
     yield judge_space(name, shutil.disk_usage(there).free)
 
 
-def _certificate(name: str, path: Path, now_unix_s: float, renew: str) -> Finding:
+def _certificate(name: str, path: Path, now_unix_s: float, renew: str, soon: str = "") -> Finding:
     from cryptography import x509
 
     if not path.exists():
@@ -229,7 +230,7 @@ def _certificate(name: str, path: Path, now_unix_s: float, renew: str) -> Findin
     except ValueError:
         return Finding(name, Health.FAIL, f"{path} is no certificate", renew)
     begin, end = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
-    return judge_certificate(name, begin, end, now_unix_s, renew)
+    return judge_certificate(name, begin, end, now_unix_s, renew, soon)
 
 
 def _guarded(name: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:

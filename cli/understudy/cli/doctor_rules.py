@@ -114,9 +114,23 @@ def judge_clock(now_unix_s: float, kept: bool | None = None) -> Finding:
 
 
 def judge_certificate(
-    name: str, not_before_unix_s: float, not_after_unix_s: float, now_unix_s: float, renew: str
+    name: str,
+    not_before_unix_s: float,
+    not_after_unix_s: float,
+    now_unix_s: float,
+    renew: str,
+    soon: str = "",
 ) -> Finding:
-    """A certificate must be valid now, and should have a fifth of its life before it."""
+    """A certificate must be valid now, and should have a fifth of its life before it.
+
+    Args:
+        name: Which certificate.
+        not_before_unix_s: When it begins.
+        not_after_unix_s: When it ends.
+        now_unix_s: Now.
+        renew: What to do once it has ended.
+        soon: What to do in its last fifth, if that is something else.
+    """
     left_s = not_after_unix_s - now_unix_s
     if now_unix_s < not_before_unix_s:
         return Finding(name, Health.FAIL, "is not valid yet", "set the clock of this machine")
@@ -124,9 +138,7 @@ def judge_certificate(
         return Finding(name, Health.FAIL, f"expired {-left_s / _DAY_S:.0f} days ago", renew)
     says = f"valid for {left_s / _DAY_S:.0f} days"
     if left_s < 0.2 * (not_after_unix_s - not_before_unix_s):
-        return Finding(
-            name, Health.WARN, says, "it should have been renewed: is the cloud reachable?"
-        )
+        return Finding(name, Health.WARN, says, soon or renew)
     return Finding(name, Health.OK, says)
 
 

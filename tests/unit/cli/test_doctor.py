@@ -88,6 +88,14 @@ def test_a_certificate_is_judged_by_its_life(now_s: float, health: Health) -> No
     assert health == rules.judge_certificate("c", 0.0, 10.0 * DAY_S, now_s, "renew").health
 
 
+def test_only_a_certificate_that_renews_itself_is_asked_why_it_has_not() -> None:
+    """Nobody but a person renews an authority, and the cloud that it belongs to is this one."""
+    late = ("c", 0.0, 10.0 * DAY_S, 9.0 * DAY_S, "renew")
+
+    assert "renew" == rules.judge_certificate(*late).do
+    assert "is it away?" == rules.judge_certificate(*late, "is it away?").do
+
+
 def test_the_worst_finding_decides() -> None:
     """Scripts read the exit code."""
     fine, poor = Finding("a", Health.OK, ""), Finding("b", Health.WARN, "")
