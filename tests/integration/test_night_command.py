@@ -168,8 +168,7 @@ def test_what_is_due_is_done_and_nothing_is_due_afterwards(
     assert night["verdict"] == "promote"
     assert _said(capsys, "run", "--if-due", "-c", recipe, "--json")["due"] == "nothing"
 
-    _log(folder, traffic(150, 6, day=2), ago_s=-0.5)
-    time.sleep(0.6)
+    _log(folder, traffic(150, 6, day=2), ago_s=0.0)
     call = _said(capsys, "due", "-c", recipe, "--json")
     assert (call["due"], call["why"]) == ("refresh", "150 new labels")
     refreshed = _said(capsys, "run", "--if-due", "-c", recipe, "--json")
