@@ -118,6 +118,11 @@ class ContractConfig:
             raise InvalidValueError(
                 "contract.early_lead must lie from 0 to below 1, early_requests not below 0"
             )
+        if self.early_lead > 0.0 and not (self.early_requests and self.max_teacher_share < 1.0):
+            raise InvalidValueError(
+                "contract.early_lead needs a max_teacher_share below 1 to spend early, and "
+                "early_requests, over how many it is paid back"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

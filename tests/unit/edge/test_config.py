@@ -65,6 +65,11 @@ def test_a_bundle_directory_is_config_enough(tmp_path: Path) -> None:
         ("bundle: x\nspool: {max_rows: 0}", "bound of the spool"),
         ("bundle: x\ncache: {entries: -1}", "cache.entries"),
         ("bundle: x\ncontract: {max_teacher_share: 0}", "max_teacher_share"),
+        (
+            "bundle: x\ncontract: {max_teacher_share: 0.2, early_lead: 0.9}",
+            "needs .* early_requests",
+        ),
+        ("bundle: x\ncontract: {early_lead: 0.9, early_requests: 9}", "max_teacher_share below 1"),
         ("bundle: x\nupdater: {check_interval_s: 0}", "updater"),
         ("bundle: x\ngateway: {tls: {ca: a, key: b}}", "go together"),
         ("- a", "must be a mapping"),
