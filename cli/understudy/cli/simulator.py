@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import typer
+
 from understudy.cli.days import totals
 from understudy.cli.folder import discarded, prepare_folder
 from understudy.cli.local_cloud import LocalCloud
@@ -52,6 +54,8 @@ def simulate(options: SimulateOptions) -> StreamReport:
     """
     begun = time.monotonic()
     setup = set_up(options)
+    if setup.advice:
+        typer.echo(f"understudy: {setup.advice}", err=True)
     prepare_folder(options.out)
     with SimulatedWorld(setup) as world:
         with progress("teaching the first student", 1) as bar, discarded(options.out):
@@ -273,6 +277,7 @@ def _report(setup: Setup, played: Played, world: SimulatedWorld, seconds: float)
             ("recipe", terms.recipe),
             ("audit rate", f"{terms.audit_rate:g}"),
             ("budget", f"{terms.budget:g}"),
+            ("order of the stream", setup.order.value),
             ("refreshes by day", f"{world.refreshes}"),
         ),
     )

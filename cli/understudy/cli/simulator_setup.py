@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from understudy.cli.night_inputs import as_examples
+from understudy.cli.ordering import Order, advice, order_of, ordered
 from understudy.cli.rows import Row, read_rows, require_labels
 from understudy.cli.teachers import make_teacher
 from understudy.cli.terms import (
@@ -38,7 +39,7 @@ class SimulateOptions:
 
     Attributes:
         seed: Labelled rows the student starts from.
-        stream: The traffic, in order.
+        stream: The traffic: by `ts` where every row has one, else as the file has it.
         test: Held-out labelled rows; None for none.
         out: Folder of everything the simulation makes.
         teacher: Its name, as on the command line.
@@ -52,6 +53,7 @@ class SimulateOptions:
         node: Folder of an enrolled node, for a gateway that asks for certificates.
         refresh_every: Head-only refresh after so many new teacher answers, 0 for nights only; None
             for what suits the recipe.
+        shuffle: True to play the stream in a random order, that of `rng`.
     """
 
     seed: Path
@@ -68,6 +70,7 @@ class SimulateOptions:
     rng: int = 17
     node: Path | None = None
     refresh_every: int | None = None
+    shuffle: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +87,8 @@ class Setup:
         edge: What the client is told of contract and budget.
         calls: Calls of the teacher's that may be made in all; None for any number.
         labels: What the seed names, sorted.
+        order: What the order of the rows came from.
+        advice: One line for who gave the stream; empty for none.
         teacher: Not started.
     """
 
@@ -96,6 +101,8 @@ class Setup:
     edge: ContractConfig
     calls: int | None
     labels: tuple[str, ...]
+    order: Order
+    advice: str
     teacher: TeacherEngine
 
     @property
@@ -113,7 +120,8 @@ def set_up(options: SimulateOptions) -> Setup:
     """
     seed, stream = read_rows(options.seed), read_rows(options.stream)
     require_labels(options.seed, seed)
-    days = split_days(stream, options.days)
+    order = order_of(stream, shuffle=options.shuffle)
+    days = split_days(ordered(stream, order, options.rng), options.days)
     recipe, terms = _terms(options)
     labels = tuple(sorted({row.recorded for row in seed}))
     nights = len(days) * night_calls_of(recipe)
@@ -127,6 +135,8 @@ def set_up(options: SimulateOptions) -> Setup:
         edge=edge_contract(terms, recipe.contract, len(stream), nights),
         calls=calls_of(options.budget, len(stream)),
         labels=labels,
+        order=order,
+        advice=advice(options.stream, stream, order),
         teacher=make_teacher(options.teacher, stream, labels, node=options.node, task=recipe.task),
     )
 

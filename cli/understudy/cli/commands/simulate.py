@@ -12,7 +12,7 @@ HELP = "Play the loop over your own rows, in this process, and write report.json
 
 def simulate(
     seed: Annotated[Path, typer.Option(help="Labelled rows the student starts from.")],
-    stream: Annotated[Path, typer.Option(help="The traffic, in order.")],
+    stream: Annotated[Path, typer.Option(help="The traffic, in order of `ts` or of the file.")],
     out: Annotated[Path, typer.Option(help="Folder for the report and all else.")],
     test: Annotated[Path | None, typer.Option(help="Held-out labelled rows.")] = None,
     teacher: Annotated[
@@ -48,6 +48,9 @@ def simulate(
             help="Head-only refresh after so many new answers, 0 for nights only; by the recipe.",
         ),
     ] = None,
+    shuffle: Annotated[
+        bool, typer.Option("--shuffle", help="Play the stream in a random order, that of --rng.")
+    ] = False,
     node: Annotated[
         Path | None, typer.Option(help="Folder of an enrolled node, for gateway:HOST:PORT.")
     ] = None,
@@ -73,6 +76,7 @@ def simulate(
         rng=rng,
         node=node,
         refresh_every=refresh_every,
+        shuffle=shuffle,
     )
     report = run(options)
     show_days(report, write_report(report, out))
