@@ -49,9 +49,9 @@ def write_report(workspace: Workspace, name: str, target: Path) -> Path:
         ended = ", ".join(workspace.nights()) or "none"
         raise ConfigError(f"no night '{name}' has ended in {workspace.folder}; ended are: {ended}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, render(result).encode())
+    write_atomic(target, render(result).encode(), mode=0o644)
     recorded = (workspace.folder / "nights" / f"{name}.json").read_bytes()
-    write_atomic(target.with_suffix(".json"), recorded)
+    write_atomic(target.with_suffix(".json"), recorded, mode=0o644)
     return target
 
 

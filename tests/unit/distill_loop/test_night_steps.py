@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -452,6 +453,8 @@ def test_the_report_stands_alone_and_tells_the_verdict(tmp_path: Path) -> None:
     assert all(check.name.replace("_", " ") in page for check in result.checks)
     assert any(not math.isnan(check.high) for check in result.checks)
     assert "http" not in page.replace("base64", "")
+    # The console may run as somebody else than the night.
+    assert {0o644} == {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "out").iterdir()}
     assert (tmp_path / "out" / "report.json").exists()
     with pytest.raises(ConfigError, match="no night 'n9' has ended"):
         write_report(workspace, "n9", tmp_path / "other.html")

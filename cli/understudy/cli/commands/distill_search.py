@@ -49,7 +49,7 @@ def search(
         as_json=as_json,
     )
     if out is not None and found and not math.isnan(found[0].accuracy):
-        write_atomic(out, _as_recipe(loaded.name, found[0]).encode())
+        write_atomic(out, _as_recipe(loaded.name, found[0]).encode(), mode=0o644)
 
 
 def _row(found: Proposal) -> tuple[object, ...]:
