@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from understudy.edge.bundle import Bundle
 
 ATEXIT_S = 1.0
+WITHOUT_NODE_S = 1.0
 
 
 class Runtime:
@@ -289,9 +290,10 @@ class Runtime:
             self.telemetry.fault(Fault.UPDATE)
 
     def _update_wait(self, stopping: threading.Event) -> None:
-        if stopping.is_set() or self._node is None:
+        if stopping.is_set():
             return
-        self._pulse.wait(self._node.due_in_s())
+        # A cloud of the product's own may have no check-in: then there is nothing to hurry for.
+        self._pulse.wait(WITHOUT_NODE_S if self._node is None else self._node.due_in_s())
         self._pulse.clear()
 
 

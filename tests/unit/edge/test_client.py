@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -786,6 +787,18 @@ def test_a_closed_client_still_answers_alone(opened: Any) -> None:
 
     assert client.predict(SURE).label == "card"
     assert client.predict(UNSURE).degraded
+
+
+def test_a_cloud_without_check_ins_is_not_looked_at_without_pause(opened: Any) -> None:
+    """A product's own cloud may have none: the updater's thread must not spin for want of one."""
+    runtime = opened()._runtime
+    runtime._node = runtime._make_node = None
+    pauses: list[float] = []
+    runtime._pulse = SimpleNamespace(wait=pauses.append, clear=lambda: None, set=lambda: None)
+
+    runtime._update_wait(threading.Event())
+
+    assert pauses == [1.0]
 
 
 def test_no_thread_runs_before_the_first_request(opened: Any) -> None:
