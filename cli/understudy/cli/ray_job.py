@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from typing import Any
 from understudy.types.errors import ConfigError
 
 RECONNECT_S = 1.0
+AGENT_S, NO_AGENT = 60.0, "No available agent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,18 +122,26 @@ def _begin(client: Any, job: Job) -> str:  # noqa: ANN401 - ray has no types
     for name in names:
         if name in taken and not taken[name].is_terminal():
             return name
+    return _start(client, job, next(name for name in names if name not in taken))
+
+
+def _start(client: Any, job: Job, name: str) -> str:  # noqa: ANN401 - ray has no types
     # Keys and secrets stay where they are; a cluster that may sign has its own under --keys.
     excludes = ["publisher-keys", "*.env", ".git"]
     runtime = {"working_dir": job.folder, "excludes": excludes} if job.folder else {}
-    try:
-        started: str = client.submit_job(
-            entrypoint=job.entrypoint,
-            submission_id=next(name for name in names if name not in taken),
-            runtime_env=runtime,
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ConfigError(f"the cluster refuses the job: {error}") from error
-    return started
+    give_up = time.monotonic() + AGENT_S
+    while True:
+        try:
+            started: str = client.submit_job(
+                entrypoint=job.entrypoint, submission_id=name, runtime_env=runtime
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            # A head that has just come up answers before the agent that runs its jobs.
+            if NO_AGENT not in str(error) or time.monotonic() >= give_up:
+                raise ConfigError(f"the cluster refuses the job: {error}") from error
+        else:
+            return started
+        time.sleep(RECONNECT_S)
 
 
 async def _follow(client: Any, name: str) -> None:  # noqa: ANN401 - ray has no types
