@@ -50,8 +50,9 @@ def run_demo(options: DemoOptions) -> StreamReport:
     """Plays the demo to its end; whatever happens, no process is left behind."""
     begun = time.monotonic()
     root = options.out.absolute()
-    prepare_folder(root)
+    # Before the folder of an earlier demo is emptied: a file that cannot be used ends it here.
     data = load_demo_data(options.data, days=options.days, rng=options.rng)
+    prepare_folder(root)
     with ExitStack() as stack:
         with progress("preparing", 3) as bar:
             places = prepare(root, data, options.contract, options.recipe, bar)
