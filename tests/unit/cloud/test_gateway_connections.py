@@ -97,6 +97,19 @@ async def test_a_gateway_that_stops_ends_what_is_deaf(listener: socket.socket) -
         assert b"" == await asyncio.to_thread(caller.recv, 1)
 
 
+async def test_one_that_is_still_looked_for_is_ended_as_well(listener: socket.socket) -> None:
+    """A stop in that moment must leave no socket of ours open."""
+    caller, accepted = connect(listener)
+    with closing(caller), closing(accepted):
+        cutter = Cutter(deaf_s=3600.0)
+        cutter.cut(peer_of(caller))
+        (ending,) = cutter._ending.values()
+        await asyncio.sleep(0)
+        ending.cancel()
+
+        assert b"" == await asyncio.to_thread(caller.recv, 1)
+
+
 def talk_until_deaf(caller: socket.socket, accepted: socket.socket) -> None:
     accepted.settimeout(0.2)
     with contextlib.suppress(TimeoutError):

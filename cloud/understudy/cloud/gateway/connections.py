@@ -17,6 +17,7 @@ import re
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 DEAF_S = 30.0
@@ -35,6 +36,7 @@ class Cutter:
     def __init__(self, deaf_s: float = DEAF_S) -> None:
         """Takes the seconds that a connection stays deaf before it is shut down."""
         self._deaf_s = deaf_s
+        self._finder = ThreadPoolExecutor(1, thread_name_prefix="understudy-cutter")
         self._ending: dict[str, asyncio.Task[None]] = {}
 
     def cut(self, peer: str) -> bool:
@@ -48,15 +50,16 @@ class Cutter:
         return True
 
     async def _end(self, peer: str, deaf_s: float) -> None:
-        connection = await asyncio.to_thread(find, peer)
-        if connection is None:
-            return
-        with connection, contextlib.suppress(OSError):  # the other side may be gone by now
-            try:
-                deafen(connection)
-                await asyncio.sleep(deaf_s)
-            finally:
-                connection.shutdown(socket.SHUT_RDWR)
+        looking = self._finder.submit(find, peer)
+        try:
+            connection = await asyncio.wrap_future(looking)
+            if connection is not None:
+                with contextlib.suppress(OSError):  # the other side may be gone by now
+                    deafen(connection)
+                    await asyncio.sleep(deaf_s)
+        finally:
+            # Runs even if this is cancelled while the thread still looks, and the loop is closed.
+            looking.add_done_callback(_shut)
 
 
 def find(peer: str) -> socket.socket | None:
@@ -80,6 +83,13 @@ def deafen(connection: socket.socket) -> None:
     """
     program = struct.pack("@HP", 1, ctypes.addressof(_DROP_ALL))
     connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def _shut(looking: Future[socket.socket | None]) -> None:
+    connection = None if looking.cancelled() else looking.result()
+    if connection is not None:
+        with connection, contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def parse_peer(peer: str) -> tuple[str, int] | None:
