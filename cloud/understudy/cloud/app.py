@@ -116,6 +116,8 @@ class Gateway:
         if self.parts.cache is not None:
             stack.push_async_callback(self.parts.cache.close)
         await self._refresh()
+        if self._quotas.shared:
+            await self._share_usage()  # so that what others report from now on is heard
         tracing = self._open_tracing(stack)
         self.running = await self._listen(stack, tracing)
         await stack.enter_async_context(repeating(self._refresh, _REFRESH_S))
