@@ -97,6 +97,7 @@ def test_a_cluster_too_small_is_one_sentence_and_not_a_wait(tmp_path: Path) -> N
         distil_on_ray(model, lesson, head, recipe, storage=tmp_path)
 
 
+# Not `ray.init`: its job agent has one port for the whole machine, and another head may be there.
 _HEAD = """
 import os, sys
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -104,12 +105,13 @@ os.environ["RAY_memory_monitor_refresh_ms"] = "0"
 os.environ["RAY_worker_niceness"] = "0"
 os.environ["RAY_DASHBOARD_STARTUP_TIMEOUT_S"] = "250"
 os.environ["RAY_JOB_START_TIMEOUT_SECONDS"] = "250"
-import ray
-context = ray.init(num_cpus=2, include_dashboard=True, dashboard_port=0, log_to_driver=False,
-    object_store_memory=256 << 20, _temp_dir=sys.argv[1])
-print("http://" + context.dashboard_url, flush=True)
+from ray.cluster_utils import Cluster
+head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": 0,
+    "dashboard_agent_listen_port": 0, "object_store_memory": 256 << 20, "temp_dir": sys.argv[1]}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+print("http://" + cluster.head_node.webui_url, flush=True)
 sys.stdin.read()
-ray.shutdown()
+cluster.shutdown()
 """
 
 

@@ -22,6 +22,11 @@ from understudy.types.errors import ConfigError
 
 RECONNECT_S = 1.0
 AGENT_S, NO_AGENT = 60.0, "No available agent"
+_NO_AGENT_HELP = (
+    f"the cluster takes no job: its head's job agent did not come up within {AGENT_S:.0f} s; "
+    "dashboard_agent.log on the head says why (a second Ray head on one machine needs "
+    "--dashboard-agent-listen-port 0)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +141,11 @@ def _start(client: Any, job: Job, name: str) -> str:  # noqa: ANN401 - ray has n
                 entrypoint=job.entrypoint, submission_id=name, runtime_env=runtime
             )
         except (RuntimeError, ValueError, OSError) as error:
-            # A head that has just come up answers before the agent that runs its jobs.
-            if NO_AGENT not in str(error) or time.monotonic() >= give_up:
+            if NO_AGENT not in str(error):
                 raise ConfigError(f"the cluster refuses the job: {error}") from error
+            # A head that has just come up answers before the agent that runs its jobs.
+            if time.monotonic() >= give_up:
+                raise ConfigError(_NO_AGENT_HELP) from error
         else:
             return started
         time.sleep(RECONNECT_S)
