@@ -47,7 +47,7 @@ def test_a_cluster_whose_job_agent_is_not_up_yet_is_asked_again() -> None:
 def test_an_agent_that_never_comes_up_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_job, "AGENT_S", 0.0)
 
-    with pytest.raises(ConfigError, match="takes no job: .*dashboard_agent.log"):
+    with pytest.raises(ConfigError, match=r"takes no job: .*dashboard_agent\.log"):
         ray_job._begin(Cluster(LATE), JOB)
 
 
