@@ -44,8 +44,9 @@ from gateway_fleet import (
 
 from understudy.cloud.config import load_config
 from understudy.cloud.parts import open_log
-from understudy.cloud.serve_client import ServeTeacher, start_ray
-from understudy.cloud.serve_options import RayOptions, ScaleOptions, ServeOptions
+from understudy.cloud.ray_start import RayOptions, start_ray
+from understudy.cloud.serve_client import ServeTeacher
+from understudy.cloud.serve_options import ScaleOptions, ServeOptions
 from understudy.cloud.teacher import TeacherSpec
 from understudy.cloud.teacher.spec import Engine
 

@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 from understudy.cloud.gateway.gather import Gatherer
+from understudy.cloud.ray_start import RayOptions
 from understudy.cloud.serve_client import ServeTeacher
-from understudy.cloud.serve_options import RayOptions, ServeOptions
+from understudy.cloud.serve_options import ServeOptions
 from understudy.cloud.teacher import ScoreRequest, TeacherSpec
 from understudy.cloud.teacher.spec import Engine
 from understudy.types.records import EscalationRecord

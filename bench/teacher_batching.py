@@ -19,8 +19,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from understudy.cloud.ray_start import RayOptions
 from understudy.cloud.serve_client import ServeTeacher
-from understudy.cloud.serve_options import RayOptions, ServeOptions
+from understudy.cloud.serve_options import ServeOptions
 from understudy.cloud.teacher import (
     PACKAGED_MINILM,
     ScoreRequest,

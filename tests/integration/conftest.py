@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from understudy.cloud.serve_client import prepare_environment, start_ray
-from understudy.cloud.serve_options import RayOptions
+from understudy.cloud.ray_start import RayOptions, prepare_environment, start_ray
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from understudy.cloud.serve_client import our_error, start_ray
-from understudy.cloud.serve_options import RayOptions
+from understudy.cloud.ray_start import RayOptions, start_ray
+from understudy.cloud.serve_client import our_error
 from understudy.types.errors import (
     ConfigError,
     DataError,

@@ -14,8 +14,9 @@ import pytest
 import pytest_asyncio
 
 from simulators.replicas import DEAD, HELD, SEEN, TroubledReplica
+from understudy.cloud.ray_start import RayOptions
 from understudy.cloud.serve_client import ServeTeacher
-from understudy.cloud.serve_options import RayOptions, ServeOptions
+from understudy.cloud.serve_options import ServeOptions
 from understudy.cloud.teacher import ScoreRequest
 from understudy.cloud.teacher.spec import Engine, TeacherSpec
 from understudy.types.errors import DeadlineError, LinkDownError, OverloadedError, UnderstudyError

@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 
 from simulators.models import tiny_encoder
+from understudy.cloud.ray_start import RayOptions
 from understudy.cloud.serve_app import TeacherDeployment
 from understudy.cloud.serve_client import ServeTeacher
-from understudy.cloud.serve_options import RayOptions, ServeOptions
+from understudy.cloud.serve_options import ServeOptions
 from understudy.cloud.teacher import GenerateRequest, ScoreRequest, TeacherEngine
 from understudy.cloud.teacher.encoder import SentenceEncoder
 from understudy.cloud.teacher.factory import make_engine

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
-import os
 import time
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from understudy.cloud.ray_start import prepare_environment, start_ray
 from understudy.cloud.serve_app import Replica, application
-from understudy.cloud.serve_options import RayOptions, ServeOptions
+from understudy.cloud.serve_options import ServeOptions
 from understudy.cloud.teacher import GenerateRequest, Generation, ScoreRequest, TeacherInfo
 from understudy.cloud.teacher.payload import (
     Plain,
@@ -36,24 +34,8 @@ from understudy.types.errors import (
 )
 from understudy.types.records import TeacherLabel
 
-_log = logging.getLogger(__name__)
-
 Request = TypeVar("Request", ScoreRequest, GenerateRequest)
 Result = TypeVar("Result", TeacherLabel, Generation)
-
-# Ray reads these when it is first imported or started; an operator's own values win.
-RAY_TRIES = 3
-_RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_SERVE_LOG_TO_STDERR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray's own value, 15, is for batch work: on a machine that has anything else to do, a replica
-    # that somebody waits for would come last.
-    "RAY_worker_niceness": "0",
-    # How long a busy replica may take to say how busy it is; after 0.1 s, Serve's own value, a
-    # loaded machine is asked again and again.
-    "RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S": "1.0",
-}
 
 
 class ServeTeacher:
@@ -207,89 +189,6 @@ class ServeTeacher:
         if self._owns_ray:
             serve.shutdown()
             ray.shutdown()
-
-
-def start_ray(options: RayOptions, begin: Callable[[RayOptions], None] | None = None) -> None:
-    """Starts or joins a Ray cluster, with small settings that are all explicit.
-
-    A cluster of one's own is tried three times: Ray gives each of its processes half a minute to
-    come up, which a busy machine or a cold disk can miss, and no setting of Ray's raises that.
-
-    Args:
-        options: Which Ray.
-        begin: One try; Ray's own when omitted.
-
-    Raises:
-        ConfigError: If there is no cluster at the address, or none comes up here.
-    """
-    prepare_environment()
-    attempt = begin or _begin_ray
-    for tries_left in reversed(range(RAY_TRIES)):
-        try:
-            return attempt(options)
-        except (ConnectionError, ValueError) as error:
-            raise _no_ray(error) from error
-        except Exception as error:
-            # Ray says that its processes were late with an exception of no type of its own.
-            if options.address:
-                raise _no_ray(error) from error
-            if not tries_left:
-                raise _never_up(error) from error
-            _log.warning("Ray did not come up, it is started once more: %s", error)
-            _clear_away(error)
-    return None
-
-
-def _clear_away(error: Exception) -> None:
-    """Ends the processes of a start that failed.
-
-    Ray leaves them there, beside those of the next start, and hands out nothing to end them by;
-    what began them is still in the error's frames.
-    """
-    from ray._private.node import Node
-
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        node = frame.f_locals.get("self")
-        if isinstance(node, Node):
-            node.kill_all_processes(check_alive=False, allow_graceful=True, wait=True)
-
-
-def _never_up(error: Exception) -> ConfigError:
-    return ConfigError(
-        f"serve.ray: Ray did not come up in {RAY_TRIES} tries: {error}; "
-        "give the machine less to do, or name a running cluster in serve.ray.address"
-    )
-
-
-def _no_ray(error: Exception) -> ConfigError:
-    return ConfigError(f"serve.ray: Ray could not be started or joined: {error}")
-
-
-def _begin_ray(options: RayOptions) -> None:
-    import ray
-
-    common: dict[str, Any] = {
-        "namespace": options.namespace,
-        "log_to_driver": False,
-        "logging_level": logging.WARNING,
-    }
-    if options.address:
-        ray.init(address=options.address, **common)
-        return
-    ray.init(
-        num_cpus=options.cpus or None,
-        num_gpus=None,
-        include_dashboard=False,
-        object_store_memory=options.object_store_mb << 20,
-        _temp_dir=options.temp_dir or None,
-        **common,
-    )
-
-
-def prepare_environment() -> None:
-    """Sets what Ray reads at import, unless the operator has."""
-    for name, value in _RAY_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
 
 
 def our_error(error: BaseException, retry_after_s: float) -> UnderstudyError:

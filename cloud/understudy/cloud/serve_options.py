@@ -5,29 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from understudy.cloud.ray_start import RayOptions
 from understudy.types.errors import InvalidValueError
 
 TRACES_VARIABLE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """How a replica, which has an environment and no configuration of ours, hears where spans go."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RayOptions:
-    """The Ray this process uses.
-
-    Attributes:
-        address: `auto` or `HOST:PORT` of a running cluster; empty starts one here.
-        namespace: Keeps this cloud's actors apart from others on the cluster.
-        cpus: Logical processors of a cluster started here; 0 for as many as the machine has.
-        object_store_mb: Its shared memory. Ours carries no large objects.
-        temp_dir: Its folder; keep the path short, sockets lie in it. Empty for Ray's own.
-    """
-
-    address: str = ""
-    namespace: str = "understudy"
-    cpus: int = 0
-    object_store_mb: int = 128
-    temp_dir: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

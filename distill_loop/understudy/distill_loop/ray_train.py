@@ -6,7 +6,6 @@ the first of them made. What comes back is what training in this process gives.
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from understudy.cloud.ray_start import RayOptions, prepare_environment, start_ray
 from understudy.distill_loop.checkpoint import load_model, save_model
 from understudy.distill_loop.distil import Lesson, Progress, Trained, distil
 from understudy.distill_loop.inputs import WhereRecipe
@@ -24,8 +24,7 @@ from understudy.distill_loop.team import Workers
 from understudy.edge.bundle import Head
 from understudy.types.errors import ConfigError, DataError
 
-_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-_STORE_BYTES = 256 << 20
+_STORE_MB = 256
 
 
 def distil_on_ray(
@@ -143,8 +142,9 @@ def _require_room(where: WhereRecipe) -> None:
 @contextmanager
 def _cluster(where: WhereRecipe) -> Iterator[None]:
     """Joins the cluster, or starts a small one and ends it; one that is joined already stays."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    # Nobody waits for a night: its workers come after what else the machine does, as Ray has it.
+    os.environ.setdefault("RAY_worker_niceness", "15")
+    prepare_environment()
     try:
         import ray
         import ray.train
@@ -153,28 +153,10 @@ def _cluster(where: WhereRecipe) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _start(where)
+    cpus = int(where.workers * where.cpus) + 1
+    options = RayOptions(address=where.address, cpus=cpus, object_store_mb=_STORE_MB)
+    start_ray(options, setting="where")
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _start(where: WhereRecipe, tries: int = 2) -> None:
-    """Joins the cluster, or starts one here; on a busy machine Ray's own half minute may not do."""
-    import ray
-
-    options: dict[str, Any] = {"address": where.address}
-    if not where.address:
-        options = {"num_cpus": int(where.workers * where.cpus) + 1, "include_dashboard": False}
-        options["object_store_memory"] = _STORE_BYTES
-    for left in reversed(range(tries)):
-        try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.WARNING)
-        except Exception as error:
-            # Ray raises the bare class when one of its processes is late.
-            ray.shutdown()
-            if not left or where.address:
-                raise ConfigError(f"where: Ray could not be started or joined: {error}") from error
-        else:
-            return
