@@ -24,7 +24,7 @@ from understudy.types.release import Directive, NodeStatus
 T = TypeVar("T")
 NODE = "local"
 CALM = Directive(next_check_in_s=1e8)
-SPENT = OverloadedError("the budget of teacher calls is spent", retry_after_s=1.0)
+SPENT = "the budget of teacher calls is spent"
 
 
 class LoopThread:
@@ -160,7 +160,7 @@ class LocalCloud:
     def ask(self, texts: Sequence[str], timeout_s: float = 600.0) -> list[Outcome]:
         """The teacher's word on texts as far as the allowance goes, nothing logged."""
         asked = self.allowance.take(len(texts))
-        refused: list[Outcome] = [SPENT] * (len(texts) - asked)
+        refused = [OverloadedError(SPENT, retry_after_s=1.0) for _ in texts[asked:]]
         return [*self.score(texts[:asked], timeout_s), *refused]
 
     def score(

@@ -52,8 +52,7 @@ def data_alarms(
         usual: `contradicted` on earlier rows that the champion did not learn from.
     """
     found = [*_flood(new, old, growth)]
-    sure = (confidence >= SURE) & known
-    if int(sure.sum()) >= MIN_SURE:
+    if (sure := _sure(confidence, known)) is not None:
         found += _quarrel(confidence[sure], agree[sure], usual)
     return tuple(found)
 
@@ -62,8 +61,14 @@ def contradicted(
     confidence: NDArray[np.float64], agree: NDArray[np.float64], known: NDArray[np.bool_]
 ) -> float | None:
     """Share of what a student is sure of that the teacher contradicts; None of too few rows."""
-    sure = (confidence >= SURE) & known
-    return float(1.0 - agree[sure].mean()) if int(sure.sum()) >= MIN_SURE else None
+    sure = _sure(confidence, known)
+    return None if sure is None else float(1.0 - agree[sure].mean())
+
+
+def _sure(confidence: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Rows on which the champion's word counts; None of too few."""
+    sure: NDArray[np.bool_] = (confidence >= SURE) & known
+    return sure if int(sure.sum()) >= MIN_SURE else None
 
 
 def _flood(new: Sequence[str], old: Sequence[str], growth: float) -> Iterator[str]:

@@ -80,7 +80,7 @@ def first_students(
 
 def _part(recipe: Recipe, workspace: Workspace, name: str, rows: Sequence[Example]) -> Part:
     own = Workspace(workspace.path(name, "here").parent)
-    night = Night(replace(recipe, task=name), own, Sources(seed=tuple(rows)), name="day-0")
+    night = Night(replace(recipe, task=name), own, Sources(seed=tuple(rows)))
     return Part(night, harvest.deal(night, harvest.collect(night)))
 
 

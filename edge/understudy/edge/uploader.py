@@ -18,7 +18,7 @@ from typing import NamedTuple
 from understudy.edge.circuit import Circuit
 from understudy.edge.ports import Cloud, Outcome, Question, ReceiptOutcome
 from understudy.edge.spool import Spool
-from understudy.edge.spool_value import value_of
+from understudy.edge.spool_value import AUDIT, value_of
 from understudy.edge.telemetry import LOG, Fault, Telemetry
 from understudy.types.errors import (
     AccessError,
@@ -206,7 +206,7 @@ class Uploader:
         return lost
 
     def _count_lost_audits(self, lost: Iterable[EscalationRecord]) -> None:
-        audits = sum(record.coin for record in lost)
+        audits = sum(value_of(record) == AUDIT for record in lost)
         if audits:
             self._telemetry.fault(Fault.AUDIT_LOST, audits)
 

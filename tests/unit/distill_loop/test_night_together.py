@@ -60,6 +60,7 @@ def test_two_tasks_share_one_encoder_file_and_a_refresh_of_one_keeps_it(tmp_path
     tasks = {"cards": _rows("c", CARDS, 1), "money": _rows("m", MONEY, 2)}
     made = first_students(recipe, Workspace(tmp_path), tasks)
     cards, money = (read_bundle(made[name]) for name in ("cards", "money"))
+    assert Workspace(tmp_path / "cards").unfinished(0.0) == ""
     log = traffic(120, 5, intents=CARDS)
     refreshed = refresh_head(
         replace(recipe, task="cards"),

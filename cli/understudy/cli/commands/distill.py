@@ -174,9 +174,7 @@ def due(
     """Tells whether time, volume or drift ask for a night or a refresh now; changes nothing."""
     from understudy.cli.nightly import due_nightly, places_beside
 
-    places = places_beside(
-        recipe, cloud=cloud, workspace=workspace, keys=None, seed=None, channel="stable", ship=False
-    )
+    places = places_beside(recipe, cloud=cloud, workspace=workspace)
     show_fields(due_nightly(places, datetime.now(UTC).timestamp()), as_json=as_json)
 
 
@@ -191,9 +189,7 @@ def plan(
     """Tells minutes, megabytes and teacher calls of the next night; ships and changes nothing."""
     from understudy.cli.nightly import places_beside, plan_nightly
 
-    places = places_beside(
-        recipe, cloud=cloud, workspace=workspace, keys=None, seed=seed, channel="stable", ship=False
-    )
+    places = places_beside(recipe, cloud=cloud, workspace=workspace, seed=seed)
     show_fields(plan_nightly(places), as_json=as_json)
 
 
@@ -247,7 +243,5 @@ def _workspace(recipe: str, cloud: Path | None, workspace: Path | None) -> Works
     from understudy.cli.nightly import places_beside
     from understudy.distill_loop.workspace import Workspace
 
-    places = places_beside(
-        recipe, cloud=cloud, workspace=workspace, keys=None, seed=None, channel="stable", ship=False
-    )
+    places = places_beside(recipe, cloud=cloud, workspace=workspace)
     return Workspace(places.workspace)
