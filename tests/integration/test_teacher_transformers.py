@@ -146,6 +146,24 @@ async def test_a_model_with_its_own_head_needs_none_of_ours(tmp_path: Path) -> N
     assert answer.label == ("lost", "stolen", "fee")[int(np.argmax(logits))]
 
 
+async def test_a_text_longer_than_the_model_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    """The folder's tokenizer says nothing of a limit; the model has places for 128 tokens."""
+    folder = tiny_bert_classifier(tmp_path / "bert", ("lost", "stolen", "fee"))
+    facts = json.loads((folder / "tokenizer_config.json").read_text())
+    del facts["model_max_length"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts))
+    engine = make_engine(TeacherSpec(model=str(folder)))
+    await engine.start()
+    requests = [ScoreRequest(text=TEXTS[1] * times) for times in (100, 200)]
+    first, second = await engine.score_labels(requests)
+    await engine.stop()
+
+    assert isinstance(first, TeacherLabel)
+    assert isinstance(second, TeacherLabel)
+    assert first.labels == second.labels
+    assert first.log_probs == pytest.approx(second.log_probs, abs=1e-5)
+
+
 async def test_classes_can_be_renamed_but_not_added(tmp_path: Path) -> None:
     folder = tiny_bert_classifier(tmp_path / "bert", ("LABEL_0", "LABEL_1"))
     spec = TeacherSpec(model=str(folder), labels=("no", "yes"))

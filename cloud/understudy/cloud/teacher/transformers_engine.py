@@ -7,6 +7,7 @@ The forward pass runs on one worker thread, so the event loop stays free.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -163,7 +164,10 @@ class ModelScorer:
             folder, dtype=number_type(spec.precision)
         )
         self._model = model.to(device()).eval()
-        self._max_tokens = spec.max_tokens or None
+        positions = getattr(model.config, "max_position_embeddings", sys.maxsize)
+        # A tokenizer that was saved without its limit has none, and a text beyond it is an error.
+        made_for = min(self._tokenizer.model_max_length, positions)
+        self._max_tokens = spec.max_tokens or made_for
         self.labels = labels
         self.digest = prompt_hash(str(folder), self.labels)[:8]
 
