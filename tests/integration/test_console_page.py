@@ -15,7 +15,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from simulators.operator import TOKEN, Operator, served
 
@@ -155,6 +155,38 @@ def test_each_slice_shows_how_its_own_promise_stands(page: Chrome, operator: Ope
     assert "Withdrawn for telephone" in text(page, "advice")
     assert text(page, "slices").count("revoked") == 1
     _keep(page, "slices-light")
+
+
+def test_a_cloud_of_several_tasks_shows_the_one_that_is_chosen(browser: Chrome) -> None:
+    """Nothing of one task may be left on the page of another, and its buttons are its own."""
+    operator = Operator(others=["orders"])
+    for section in ("certificate", "rollout", "traffic", "drift"):
+        del operator.state[section]
+    with served(operator.app) as address:
+        _look(browser, width=1280, height=1000, scheme="light")
+        browser.get(f"{address}/?task=orders")
+        until(browser, lambda: text(browser, "certificate") == "certified")
+        click(browser, "pause")
+        confirm(browser, TOKEN)
+        until(browser, lambda: text(browser, "rollout-state") == "paused")
+        _keep(browser, "tasks-light")
+        assert (["pause"], []) == (operator.rollouts["orders"].asked, operator.rollout.asked)
+
+        Select(browser.find_element(By.ID, "tasks")).select_by_visible_text("support-desk")
+        until(browser, lambda: text(browser, "certificate") == "unknown")
+        assert "task=support-desk" in browser.current_url
+        assert text(browser, "rollout-state") == "none"
+        assert "%" not in text(browser, "call-rate")
+
+        browser.get(f"{address}/?task=orderz")
+        until(browser, lambda: "there are support-desk, orders" in text(browser, "live"))
+        browser.get_log("browser")
+        browser.get("about:blank")
+
+
+def test_one_task_leaves_nothing_to_choose(page: Chrome) -> None:
+    assert not page.find_element(By.ID, "tasks").is_displayed()
+    assert text(page, "task") == "support-desk"
 
 
 def test_a_rollout_is_paused_and_resumed_with_the_token(page: Chrome, operator: Operator) -> None:

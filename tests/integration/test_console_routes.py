@@ -89,6 +89,31 @@ def test_a_write_needs_the_token(headers: dict[str, str], status: int) -> None:
     assert (["pause"] if status == 200 else []) == operator.rollout.asked
 
 
+def test_each_task_has_a_state_and_buttons_of_its_own() -> None:
+    """Pausing one task's release must not pause another's."""
+    operator = Operator(others=["orders"])
+    client = TestClient(operator.app)
+
+    first, second = (client.get(f"/api/state{q}").json() for q in ("", "?task=orders"))
+    paused = client.post("/api/rollout/pause?task=orders", headers=RIGHT)
+
+    assert ("support-desk", "orders") == (first["task"], second["task"])
+    assert paused.status_code == 200
+    assert (["pause"], []) == (operator.rollouts["orders"].asked, operator.rollout.asked)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_task_that_is_not_there_is_said_with_those_that_are(method: str) -> None:
+    operator = Operator(others=["orders"])
+    path = {"GET": "/api/state", "POST": "/api/rollout/pause"}[method]
+
+    answer = TestClient(operator.app).request(method, f"{path}?task=orderz", headers=RIGHT)
+
+    assert 404 == answer.status_code
+    assert "there are support-desk, orders" in answer.json()["error"]
+    assert [] == operator.rollout.asked
+
+
 def test_without_a_configured_token_nobody_can_write() -> None:
     """No token must not mean any token."""
     operator = Operator(token="")
@@ -104,7 +129,7 @@ def test_without_a_configured_token_nobody_can_write() -> None:
 def test_a_token_too_short_to_guard_anything_is_refused() -> None:
     """Better at start than in the incident report."""
     with pytest.raises(InvalidValueError, match="16 characters"):
-        console_routes(state=dict, token="short")  # noqa: S106 - that is the point
+        console_routes(state=lambda _: {}, tasks=["t"], token="short")  # noqa: S106 - that is the point
 
 
 def test_a_rollback_that_cannot_be_done_says_why() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,19 +101,30 @@ class Rollout:
 
 
 class Operator:
-    """A console over a state of its own."""
+    """A console over a state of its own, and one more for each of `others`."""
 
-    def __init__(self, *, token: str = TOKEN, reports: Path | None = None) -> None:
+    def __init__(
+        self, *, token: str = TOKEN, reports: Path | None = None, others: Sequence[str] = ()
+    ) -> None:
         self.state: dict[str, Any] = copy.deepcopy(STATE)
+        self.others = {task: copy.deepcopy(STATE) | {"task": task} for task in others}
+        self.state["tasks"] = [self.state["task"], *others]
+        for other in self.others.values():
+            other["tasks"] = self.state["tasks"]
         self.rollout = Rollout(self.state)
+        self.rollouts = {task: Rollout(state) for task, state in self.others.items()}
         self.app = Starlette(
             routes=console_routes(
-                state=self.look, control=self.rollout, token=token, reports=reports
+                state=self.look,
+                tasks=self.state["tasks"],
+                control=lambda task: self.rollouts.get(task, self.rollout),
+                token=token,
+                reports=reports,
             )
         )
 
-    def look(self) -> Mapping[str, Any]:
-        return self.state
+    def look(self, task: str) -> Mapping[str, Any]:
+        return self.others.get(task, self.state)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def places_beside(
     return NightPlaces(
         recipe=recipe,
         cloud=cloud,
-        workspace=workspace or load_config(cloud).path("nights"),
+        workspace=workspace or _workspace(recipe, load_config(cloud)),
         keys=(keys or folder / "publisher-keys") if ship else None,
         seed=seed or (beside if beside.exists() else None),
         channel=channel,
@@ -91,6 +91,19 @@ def places_beside(
         folder=folder,
         where=where,
     )
+
+
+def _workspace(recipe: str, cloud: CloudConfig) -> Path:
+    """The folder of the recipe's task: nights of one name of two tasks must not meet."""
+    from understudy.distill_loop.recipe import load_recipe
+
+    shared = cloud.path("nights")
+    if len(cloud.tasks) > 1 and (shared / "nights").is_dir():
+        raise ConfigError(
+            f"{shared} is from when this cloud had one task; "
+            f"move what is in it to {shared}/TASK, TASK being that task's name"
+        )
+    return cloud.path_of(load_recipe(recipe, os.environ).task, "nights")
 
 
 def run_nightly(
@@ -149,7 +162,8 @@ def due_nightly(places: NightPlaces, now_unix_s: float) -> Call:
     recipe, cloud = read_recipe(places), _cloud(places)
     champion = find_champion(recipe.task, places, cloud)
     with opened_log(cloud) as log:
-        answered = [row.logged_unix_s for row in log.scan() if row.teacher is not None]
+        mine = (row for row in log.scan() if row.record.task == recipe.task)
+        answered = [row.logged_unix_s for row in mine if row.teacher is not None]
     clock = Workspace(places.workspace).clock()
     drift = champion is not None and _night_is_asked_for(cloud, champion.name)
     return what_is_due(loop_state(answered, clock, now_unix_s, drift=drift), recipe.schedule)
@@ -187,7 +201,8 @@ def keep_report(places: NightPlaces, name: str) -> Path:
     from understudy.distill_loop.workspace import Workspace
 
     cloud = _cloud(places)
-    page = cloud.path(cloud.operator.reports_dir) / f"{name}.html"
+    folder = cloud.path_of(read_recipe(places).task, cloud.operator.reports_dir)
+    page = folder / f"{name}.html"
     return write_report(Workspace(places.workspace), name, page)
 
 

@@ -206,7 +206,7 @@ class Gateway:
             log=parts.log,
             state=parts.state,
             watch=watch,
-            labeller=Labeller(parts.log, parts.teacher, self.config.log.labelling),
+            labeller=Labeller(parts.log, parts.teacher, self.config.log.labelling, self.metrics),
             labels=lambda task: tasks[task].labels if task in tasks else (),
             retention_s=self.config.log.retention_days * 86_400.0,
             now=time.time,
@@ -226,7 +226,8 @@ class Gateway:
             *operator_routes(metrics=self._render_metrics, ready=self._trouble),
             *console_routes(
                 state=shown.read,
-                control=self._buttons(),
+                tasks=tuple(self.config.tasks),
+                control=self._buttons,
                 token=operator.token,
                 reports=self.config.path(operator.reports_dir),
             ),
@@ -234,8 +235,8 @@ class Gateway:
         address = await stack.enter_async_context(serve_operator(operator.address, routes))
         self.running = replace(self.running, operator_address=address)
 
-    def _buttons(self) -> RolloutButtons | None:
-        fleet, task = self.parts.fleet, next(iter(self.config.tasks))
+    def _buttons(self, task: str) -> RolloutButtons | None:
+        fleet = self.parts.fleet
         return RolloutButtons(fleet, task) if isinstance(fleet, Rollout) else None
 
     async def _render_metrics(self) -> bytes:

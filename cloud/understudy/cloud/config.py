@@ -291,6 +291,10 @@ class CloudConfig:
         """A path of the file as the operator meant it: relative to `state_dir`."""
         return Path(self.state_dir).expanduser() / Path(name).expanduser()
 
+    def path_of(self, task: str, name: str) -> Path:
+        """A folder that tasks do not share: that of `path`, or one in it for each of several."""
+        return self.path(name) if len(self.tasks) == 1 else self.path(name) / task
+
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> CloudConfig:
     """Reads `cloud.yaml`; a relative `state_dir` is relative to the file.
@@ -317,6 +321,9 @@ def read_config(
     config = parse_config(text, CloudConfig, source=source, environment=environment)
     if not config.tasks:
         raise ConfigError(f"{source}: name at least one task under 'tasks'")
+    for name in config.tasks:
+        if not name or name.startswith(".") or "/" in name:
+            raise ConfigError(f"{source}: a task cannot be named '{name}': use a plain word")
     anchored = replace(config, teacher=_anchored(config.teacher, folder), serve=_traced(config))
     return replace_state_dir(anchored, folder / Path(config.state_dir).expanduser())
 

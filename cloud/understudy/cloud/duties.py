@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from understudy.cloud.config import Labelling
-from understudy.cloud.gateway.ports import Teacher
+from understudy.cloud.gateway.ports import Observer, Teacher
 from understudy.cloud.log import EscalationLog
 from understudy.cloud.state import SharedState
 from understudy.cloud.teacher import ScoreRequest
@@ -60,8 +60,11 @@ class Lease:
 class Labeller:
     """Has spooled rows labelled by the teacher, with less priority than a waiting user."""
 
-    def __init__(self, log: EscalationLog, teacher: Teacher, labelling: Labelling) -> None:
+    def __init__(
+        self, log: EscalationLog, teacher: Teacher, labelling: Labelling, observer: Observer
+    ) -> None:
         self._log = log
+        self._observer = observer
         self._teacher = teacher
         self._labelling = labelling
         self._cursor = 0
@@ -102,6 +105,7 @@ class Labeller:
                 # Only what the input itself brings on counts against it; an outage passes.
                 self._failed[row.sequence] += int(not outcome.retryable)
                 continue
+            self._observer.answered(row.record.task, "label")
             await asyncio.to_thread(self._log.attach, row.sequence, outcome)
             self._failed.pop(row.sequence, None)
             done += 1

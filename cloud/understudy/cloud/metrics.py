@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.samples import Sample
 
 from understudy.cloud.log import LogStats
 from understudy.cloud.rollout_metrics import RolloutGauges, RolloutSurvey
@@ -57,6 +58,9 @@ class Metrics:
         self._refusals = Counter("refusals", "Calls or records refused", ["reason"], **make)
         self._cuts = Counter("connections_cut", "Connections of flooding nodes ended", **make)
         self._records = Counter("records", "Records taken", ["task", "kind", "way"], **make)
+        self._answers = Counter(
+            "teacher_answers", "Labels the teacher gave to records", ["task", "way"], **make
+        )
         self._cache = Counter("cache_lookups", "Exact-cache lookups", ["outcome"], **make)
         self._traffic = Counter(
             "requests", "Requests at the edge, as nodes report them", ["task", "outcome"], **make
@@ -102,6 +106,10 @@ class Metrics:
         for record in records:
             self._record_child(record.task, record.kind, way).inc()
 
+    def answered(self, task: str, way: str) -> None:
+        """The teacher labelled a record: `predict` while a node asked, `label` afterwards."""
+        self._answers.labels(task, way).inc()
+
     def looked_up(self, *, found: bool) -> None:
         """The exact cache was asked."""
         self._cache.labels("hit" if found else "miss").inc()
@@ -126,22 +134,19 @@ class Metrics:
         for outcome, count in counts.items():
             self._traffic.labels(task, outcome).inc(count)
 
-    def totals(self) -> dict[str, float]:
-        """Sums for the operator's page: what nodes reported, and what the teacher was asked."""
-        sums: dict[str, float] = {}
-        for metric in self._traffic.collect():
-            for sample in metric.samples:
-                if sample.name.endswith("_total"):
-                    outcome = sample.labels["outcome"]
-                    sums[outcome] = sums.get(outcome, 0.0) + sample.value
-        asked = next(iter(self._teacher_inputs.collect())).samples
-        sums["teacher_calls"] = next(s.value for s in asked if s.name.endswith("_sum"))
-        return sums
+    def totals(self, task: str) -> dict[str, float]:
+        """For the operator's page: what nodes reported of a task, and what the teacher answered."""
+        sums = {
+            sample.labels["outcome"]: sample.value
+            for sample in _counted(self._traffic)
+            if sample.labels["task"] == task
+        }
+        answers = (s.value for s in _counted(self._answers) if s.labels["task"] == task)
+        return sums | {"teacher_calls": sum(answers)}
 
     def refusals(self) -> dict[str, float]:
         """How often something was refused, by reason."""
-        samples = next(iter(self._refusals.collect())).samples
-        return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
+        return {s.labels["reason"]: s.value for s in _counted(self._refusals)}
 
     def render(
         self,
@@ -159,6 +164,12 @@ class Metrics:
         self._gauges.set_standings(standings)
         self._rollouts.fill(rollouts)
         return generate_latest(self.registry)
+
+
+def _counted(counter: Counter) -> list[Sample]:
+    """A counter's values, without the times of their creation."""
+    samples = next(iter(counter.collect())).samples
+    return [sample for sample in samples if sample.name.endswith("_total")]
 
 
 class _Gauges:

@@ -34,29 +34,32 @@ class OperatorState:
         self._parts = parts
         self._metrics = metrics
         self._advice = advice
-        self._history: deque[dict[str, float]] = deque(maxlen=_HISTORY)
-        self._informative: list[dict[str, Any]] = []
+        self._history: dict[str, deque[dict[str, float]]] = {
+            task: deque(maxlen=_HISTORY) for task in config.tasks
+        }
+        self._informative: dict[str, list[dict[str, Any]]] = {}
         self._informative_at = 0
 
-    def read(self) -> dict[str, Any]:
-        """The state as plain JSON data; blocks."""
-        now, totals = time.time(), self._metrics.totals()
-        task, contract = next((n, t.contract) for n, t in self._config.tasks.items())
-        releases = self._releases(task)
+    def read(self, task: str) -> dict[str, Any]:
+        """The state of a task as plain JSON data; blocks."""
+        now, releases = time.time(), self._releases(task)
         standing = self._standing(releases)
-        self._remember(now, totals, standing)
+        for other in self._config.tasks:
+            self._remember(other, now)
+        totals = self._metrics.totals(task)
         shown: dict[str, Any] = {
             "version": importlib.metadata.version("understudy"),
             "task": task,
+            "tasks": list(self._config.tasks),
             "now_unix_s": now,
-            "contract": asdict(contract),
+            "contract": asdict(self._config.tasks[task].contract),
             "traffic": _traffic(totals) | {"refused": self._metrics.refusals()},
-            "history": list(self._history),
+            "history": list(self._history[task]),
             "nodes": self._nodes(),
             "releases": releases,
             "log": self._log(),
-            "nights": self._nights(),
-            "escalations": self._escalations(),
+            "nights": self._nights(task),
+            "escalations": self._escalations().get(task, []),
         }
         shown |= self._rollout(task, now)
         if standing:
@@ -112,19 +115,27 @@ class OperatorState:
             return {}
         return {"rollout": _rollout(mine[0]) | {"stages": self._config.rollout.stages}}
 
-    def _nights(self) -> list[dict[str, Any]]:
-        results = self._config.path("nights") / "nights"
-        return read_nights(results, self._config.path(self._config.operator.reports_dir))
+    def _nights(self, task: str) -> list[dict[str, Any]]:
+        results = self._config.path_of(task, "nights") / "nights"
+        pages = self._config.operator.reports_dir
+        found = read_nights(results, self._config.path_of(task, pages))
+        if len(self._config.tasks) == 1:
+            return found
+        return [night | {"report": _inside(task, night["report"])} for night in found]
 
-    def _escalations(self) -> list[dict[str, Any]]:
-        """Of the newest rows; read again only when there are newer ones."""
+    def _escalations(self) -> dict[str, list[dict[str, Any]]]:
+        """By task, of the newest rows; read again only when there are newer ones."""
         try:
             newest = self._parts.log.stats().last_sequence
             if newest != self._informative_at:
-                recent = self._parts.log.scan(max(0, newest - _RECENT_ROWS))
-                self._informative, self._informative_at = informative(recent), newest
+                recent = list(self._parts.log.scan(max(0, newest - _RECENT_ROWS)))
+                self._informative_at = newest
+                self._informative = {
+                    task: informative(row for row in recent if row.record.task == task)
+                    for task in self._config.tasks
+                }
         except UnderstudyError:
-            return []
+            return {}
         return self._informative
 
     def _log(self) -> dict[str, Any]:
@@ -133,14 +144,14 @@ class OperatorState:
         except UnderstudyError as error:
             return {"trouble": str(error)}
 
-    def _remember(
-        self, now: float, totals: dict[str, float], standing: BundleStanding | None
-    ) -> None:
-        if self._history and now - self._history[-1]["unix_s"] < _HISTORY_EVERY_S:
+    def _remember(self, task: str, now: float) -> None:
+        history = self._history[task]
+        if history and now - history[-1]["unix_s"] < _HISTORY_EVERY_S:
             return
+        totals, standing = self._metrics.totals(task), self._standing(self._releases(task))
         # Nodes report their requests a check-in later than the teacher hears of them.
         requests = max(totals.get("all", 0.0), totals["teacher_calls"])
-        self._history.append(
+        history.append(
             {
                 "unix_s": now,
                 "requests": requests,
@@ -149,6 +160,10 @@ class OperatorState:
                 "drift": standing.drift if standing else 0.0,
             }
         )
+
+
+def _inside(folder: str, file: str) -> str:
+    return f"{folder}/{file}" if file else ""
 
 
 def _traffic(totals: dict[str, float]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def test_everything_an_operator_asks_for_is_there() -> None:
     metrics.refused(OverloadedError("x"))
     metrics.took([record()], "predict")
     metrics.looked_up(found=True)
+    metrics.answered(TASK, "label")
     metrics.asked(5, 0.01, [TeacherError("x")])
     metrics.checked_in(TASK, NodeStatus(task=TASK, bundle="b", requests=10, kept=9, escalated=1))
 
@@ -88,6 +89,7 @@ def test_everything_an_operator_asks_for_is_there() -> None:
         "understudy_refusals_total[('reason', 'overloaded')]": 1,
         "understudy_records_total[('kind', 'escalation'), ('task', 'support'), "
         "('way', 'predict')]": 1,
+        "understudy_teacher_answers_total[('task', 'support'), ('way', 'label')]": 1,
         "understudy_cache_lookups_total[('outcome', 'hit')]": 1,
         "understudy_teacher_inputs_sum[]": 5,
         "understudy_teacher_failures_total[('reason', 'teacher_failed')]": 1,
@@ -113,15 +115,16 @@ def test_a_log_that_is_away_is_a_number_too() -> None:
     assert 0 == samples(Metrics())["understudy_log_up[]"]
 
 
-def test_totals_are_sums_over_tasks() -> None:
-    """What the operator's page shows."""
+def test_totals_are_of_one_task_and_count_what_was_labelled_later() -> None:
+    """What the operator's page shows: an audit costs a call as well."""
     metrics = Metrics()
     status = NodeStatus(task=TASK, bundle="b", requests=10, kept=8, escalated=1, degraded=1)
-    for task in (TASK, "other"):
+    for task in (TASK, TASK, "other"):
         metrics.checked_in(task, replace(status, task=task))
-    metrics.asked(3, 0.1, [])
+    for task, way in ((TASK, "predict"), (TASK, "predict"), (TASK, "label"), ("other", "label")):
+        metrics.answered(task, way)
 
-    totals = metrics.totals()
+    totals = metrics.totals(TASK)
 
     assert (20, 16, 2, 3) == (
         totals["all"],

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hmac
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,16 +64,18 @@ class RolloutControl(Protocol):
 
 def console_routes(
     *,
-    state: Callable[[], Mapping[str, Any]],
-    control: RolloutControl | None = None,
+    state: Callable[[str], Mapping[str, Any]],
+    tasks: Sequence[str],
+    control: Callable[[str], RolloutControl | None] = lambda _: None,
     token: str = "",
     reports: Path | None = None,
 ) -> list[BaseRoute]:
     """The routes to add to the operator's application.
 
     Args:
-        state: Gives the object that the README of this package describes; may block.
-        control: Carries out the buttons; None leaves the page without them.
+        state: Gives the object that the README of this package describes, for a task; may block.
+        tasks: Names of the tasks; the first is shown to who names none.
+        control: Gives who carries out the buttons for a task; for None the page has none.
         token: The operator's bearer token; empty leaves the page without buttons.
         reports: Folder of the nights' reports, one HTML file each; None when there are none.
 
@@ -82,17 +84,19 @@ def console_routes(
     """
     if token and len(token) < MIN_TOKEN_CHARS:
         raise InvalidValueError(f"the operator token needs at least {MIN_TOKEN_CHARS} characters")
-    writable = bool(token) and control is not None
 
-    async def read_state(_: Request) -> Response:
-        seen = await run_in_threadpool(state)
+    async def read_state(request: Request) -> Response:
+        if (task := _task(request, tasks)) is None:
+            return _no_task(tasks)
+        seen = await run_in_threadpool(state, task)
+        writable = bool(token) and control(task) is not None
         shown = _finite({**seen, "writable": writable})
         return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
     routes: list[BaseRoute] = [
         Route("/", _page, methods=["GET"]),
         Route("/api/state", read_state, methods=["GET"]),
-        Route("/api/rollout/{action}", _writer(control, token), methods=["POST"]),
+        Route("/api/rollout/{action}", _writer(control, token, tasks), methods=["POST"]),
         Mount("/static", _Files(STATIC, _PAGE_POLICY)),
     ]
     if reports is not None:
@@ -116,16 +120,30 @@ async def _page(_: Request) -> Response:
     return FileResponse(STATIC / "index.html", headers=headers)
 
 
-def _writer(control: RolloutControl | None, token: str) -> Callable[[Request], Any]:
+def _task(request: Request, tasks: Sequence[str]) -> str | None:
+    """The task that is asked about; None if there is no such task."""
+    named = request.query_params.get("task") or tasks[0]
+    return named if named in tasks else None
+
+
+def _no_task(tasks: Sequence[str]) -> Response:
+    return _refuse(404, f"there is no such task; there are {', '.join(tasks)}")
+
+
+def _writer(
+    control: Callable[[str], RolloutControl | None], token: str, tasks: Sequence[str]
+) -> Callable[[Request], Any]:
     """The one endpoint of all writes: who are you, what do you want, done or why not."""
 
     async def write(request: Request) -> Response:
-        if control is None or not token:
+        if (task := _task(request, tasks)) is None:
+            return _no_task(tasks)
+        if (rollout := control(task)) is None or not token:
             return _refuse(403, "this console has no operator token: set one to use the buttons")
         if not _authorised(request, token):
             log.warning("a write without the right token was refused")
             return _refuse(401, "the token is wrong")
-        actions = {"pause": control.pause, "resume": control.resume, "rollback": control.rollback}
+        actions = {"pause": rollout.pause, "resume": rollout.resume, "rollback": rollout.rollback}
         act = actions.get(request.path_params["action"])
         if act is None:
             return _refuse(404, f"there is no such action; there are {', '.join(actions)}")

@@ -102,6 +102,7 @@ class Answering:
         cached = label is not None
         if label is None:
             label = await self._ask(record, labels, asking)
+            self._observer.answered(record.task, "predict")
             if self._cache is not None and key is not None:
                 await self._cache.put(key, label)
         (row,) = await self._writer.append([NewRow(record, label)])
@@ -138,6 +139,7 @@ class Answering:
 
     def _take_late(self, record: EscalationRecord, label: TeacherLabel) -> None:
         """The caller's time is over; what the teacher said is worth keeping all the same."""
+        self._observer.answered(record.task, "predict")
         task = asyncio.create_task(self._log_late(record, label))
         self._late.add(task)
         task.add_done_callback(self._late.discard)

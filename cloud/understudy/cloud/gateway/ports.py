@@ -89,6 +89,10 @@ class Observer(Protocol):
         """Records are durable; `way` is `predict` or `feedback`."""
         ...
 
+    def answered(self, task: str, way: str) -> None:
+        """The teacher labelled a record: `predict` while a node asked, `label` afterwards."""
+        ...
+
     def looked_up(self, *, found: bool) -> None:
         """The exact cache was asked."""
         ...

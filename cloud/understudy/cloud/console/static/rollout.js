@@ -1,6 +1,7 @@
 // Pause, resume and roll back. The token is asked for each time and never stored.
 
 import { $, say } from "./dom.js";
+import { query } from "./task.js";
 
 const WORDS = {
   pause: ["Pause the rollout?", "Nodes that have the new bundle keep it; no further node is offered it."],
@@ -35,7 +36,7 @@ function ask(action, afterwards) {
 async function send(action, token) {
   $("confirm-yes").disabled = true;
   try {
-    const answer = await fetch(`api/rollout/${action}`, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+    const answer = await fetch(`api/rollout/${action}${query}`, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
     if (answer.ok) return "";
     return (await answer.json()).error ?? `The gateway answered ${answer.status}.`;
   } catch {

@@ -167,7 +167,7 @@ function nights(list) {
     const main = node("div", { cls: "main" }, node("strong", { text: n.date }), " ", node("span", { text: n.verdict, cls: `badge ${TONES[n.verdict] ?? "waiting"}` }));
     if (n.reason) main.append(node("div", { text: n.reason, cls: "muted small" }));
     const side = node("div", { cls: "side" });
-    if (n.report && /^[\w./-]+$/.test(n.report)) side.append(node("a", { text: "report", href: `reports/${n.report}` }), node("br"));
+    if (n.report && /^[\p{L}\p{N}_./ -]+$/u.test(n.report)) side.append(node("a", { text: "report", href: `reports/${n.report.split("/").map(encodeURIComponent).join("/")}` }), node("br"));
     side.append(n.seconds ? `${Math.round(n.seconds)} s` : "");
     return node("li", {}, main, side);
   }), "no night yet");
