@@ -70,26 +70,27 @@ class Labeller:
         self._cursor = 0
         self._failed: Counter[int] = Counter()
 
-    async def step(self, labels: Callable[[str], tuple[str, ...]]) -> int:
-        """Labels a few rows; returns how many.
+    async def step(self, labels: Callable[[str], tuple[str, ...]]) -> bool:
+        """Labels a few rows; tells whether more wait, and the teacher is up to them.
 
         Args:
             labels: Gives the labels of a task by its name.
         """
         if self._labelling is Labelling.NONE:
-            return 0
+            return False
         page = await asyncio.to_thread(self._log.unlabelled, _LABEL_ROWS, self._cursor)
         self._cursor = page[-1].sequence if len(page) == _LABEL_ROWS else 0
         rows = [row for row in page if self._wants(row)]
         if not rows:
-            return 0
+            return self._cursor > 0
         requests = [
             ScoreRequest(
                 text=row.record.text, labels=labels(row.record.task), priority=_IDLE_PRIORITY
             )
             for row in rows
         ]
-        return await self._attach(rows, await self._teacher.score_labels(requests))
+        done = await self._attach(rows, await self._teacher.score_labels(requests))
+        return done > 0 and self._cursor > 0
 
     def _wants(self, row: LoggedRow) -> bool:
         if self._failed[row.sequence] >= _MAX_ATTEMPTS:
@@ -144,19 +145,26 @@ class Duties:
         self._leading = leading
         if not leading:
             return
-        await self._label()
-        await asyncio.to_thread(self._watch.step)
+        # Both catch up with a busy log, but only for as long as the lease surely lasts.
+        now = self._now()
+        await self._label(now + LEASE_S / 4)
+        await self._watch_all(now + LEASE_S / 2)
         await self._trim()
 
     async def close(self) -> None:
         """Hands the lease on."""
         await asyncio.to_thread(self._lease.release)
 
-    async def _label(self) -> None:
+    async def _label(self, until_unix_s: float) -> None:
         try:
-            await self._labeller.step(self._labels)
+            while await self._labeller.step(self._labels) and self._now() < until_unix_s:
+                continue
         except UnderstudyError as error:
             _log.info("the teacher labels nothing for now: %s", error)
+
+    async def _watch_all(self, until_unix_s: float) -> None:
+        while await asyncio.to_thread(self._watch.step) and self._now() < until_unix_s:
+            continue
 
     async def _trim(self) -> None:
         now = self._now()
