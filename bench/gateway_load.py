@@ -64,9 +64,13 @@ def throughput(
         paced = calm.rounds(
             2 * rounds,
             pids,
-            lambda: run_load(gateway[1], badges, Plan(seconds, rate=half), processes),
+            lambda: {
+                name: run_load(address, badges, Plan(seconds, rate=half), processes)
+                for name, (_, address) in servers.items()
+            },
         )
-    return _compared(pairs) | {"half_load_per_s": half} | _tail(paced)
+    tails = [_tail([one[name] for one in paced], f"half_load_{name}") for name in servers]
+    return _compared(pairs) | {"half_load_per_s": half} | tails[0] | tails[1]
 
 
 def _pair(
@@ -96,17 +100,17 @@ def _compared(pairs: list[Pair]) -> dict[str, object]:
     }
 
 
-def _tail(paced: list[Load]) -> dict[str, object]:
+def _tail(paced: list[Load], what: str) -> dict[str, object]:
     p50 = [percentile(load.latencies, 0.5) * 1e3 for load in paced]
     p99 = [percentile(load.latencies, 0.99) * 1e3 for load in paced]
     ratios = [b / a for a, b in zip(p50, p99, strict=True)]
     return {
-        "half_load_rounds": len(paced),
-        "half_load_p50_ms": statistics.median(p50),
-        "half_load_p99_ms": statistics.median(p99),
-        "p99_over_p50": statistics.median(ratios),
-        "p99_over_p50_each": " ".join(f"{one:.1f}" for one in ratios),
-        "failures": _failures(paced),
+        f"{what}_rounds": len(paced),
+        f"{what}_p50_ms": statistics.median(p50),
+        f"{what}_p99_ms": statistics.median(p99),
+        f"{what}_p99_over_p50": statistics.median(ratios),
+        f"{what}_p99_over_p50_each": " ".join(f"{one:.1f}" for one in ratios),
+        f"{what}_failures": _failures(paced),
     }
 
 
