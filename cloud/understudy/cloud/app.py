@@ -66,6 +66,7 @@ __all__ = ["Gateway", "open_enrolment", "open_gateway", "open_log"]
 _REFRESH_S = 2.0
 """How often a process looks at what others have changed: the deny-list, the live watch."""
 _USAGE_S = 0.5
+_WATCH_REST_S = 0.005
 """How often processes tell each other what nodes used."""
 
 
@@ -201,7 +202,15 @@ class Gateway:
     async def _duties(self) -> AsyncIterator[None]:
         parts, tasks = self.parts, self.config.tasks
         contracts = {name: task.contract for name, task in tasks.items()}
-        watch = ContractWatch(parts.log, parts.state, parts.releases, contracts, time.time)
+        # Without its rests the watch takes the interpreter from answers for a tenth of a second.
+        watch = ContractWatch(
+            parts.log,
+            parts.state,
+            parts.releases,
+            contracts,
+            now=time.time,
+            rest=lambda: time.sleep(_WATCH_REST_S),
+        )
         duties = Duties(
             log=parts.log,
             state=parts.state,

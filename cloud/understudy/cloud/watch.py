@@ -31,6 +31,7 @@ from understudy.types.release import Directive, NodeStatus, SliceOrder
 
 _STATE, _ADVICE, _CHANGE = "watch/state", "advice/", "change/"
 _STEP_ROWS = 1024
+_REST_ROWS = 64
 _MAX_BUNDLES = 8
 _MAX_WAITING = 20_000
 _MAX_UNKNOWN = 1000
@@ -183,8 +184,20 @@ class ContractWatch:
         releases: Releases,
         contracts: Mapping[str, Contract],
         now: Callable[[], float],
+        rest: Callable[[], None] = lambda: None,
     ) -> None:
+        """Takes its ports.
+
+        Args:
+            log: Where the rows are.
+            state: Where the accounts and the advice are kept.
+            releases: Where certificates are found.
+            contracts: What is promised, by task.
+            now: The time, Unix seconds.
+            rest: Called every few rows: who shares the interpreter with an event loop sleeps here.
+        """
         self._log = log
+        self._rest = rest
         self._state = state
         self._releases = releases
         self._contracts = contracts
@@ -202,13 +215,16 @@ class ContractWatch:
         """Takes what is new; tells whether there may be more."""
         progress = self._load()
         settled = self._revisit(progress)
-        rows = list(islice(self._log.scan(progress.cursor), _STEP_ROWS))
-        for row in rows:
+        seen = 0
+        for row in islice(self._log.scan(progress.cursor), _STEP_ROWS):
             self._observe(progress, row)
             progress.cursor = row.sequence
-        if rows or settled:
+            seen += 1
+            if seen % _REST_ROWS == 0:
+                self._rest()
+        if seen or settled:
             self._save(progress)
-        return len(rows) == _STEP_ROWS
+        return seen == _STEP_ROWS
 
     def _observe(self, progress: _Progress, row: LoggedRow, *, given_up: bool = False) -> RowUse:
         account = self._account(row)
