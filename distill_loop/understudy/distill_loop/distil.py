@@ -304,7 +304,8 @@ class _Watcher:
         if base is None:
             raise ValueError("the terms hid and rel need the base")
         self.base, self.layers = base, model.layer_map
-        self.tokens = tokenise(base.tokenizer, texts)
+        # Cut where the student cuts: relations are between the same tokens, or none.
+        self.tokens = tokenise(base.tokenizer, texts, model.encoder.spec.positions)
 
     def add(self, batch: Batch, rows: Sequence[int], mask: Tensor) -> Batch:
         """The batch with the base's hidden states and relations."""

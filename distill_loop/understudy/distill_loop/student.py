@@ -144,9 +144,12 @@ class Tokens:
         return ids, mask
 
 
-def tokenise(tokenizer: str, texts: Sequence[str]) -> Tokens:
-    """Token ids of texts, cut at the tokenizer's own length."""
-    encodings = Tokenizer.from_str(tokenizer).encode_batch(list(texts))
+def tokenise(tokenizer: str, texts: Sequence[str], max_tokens: int = 0) -> Tokens:
+    """Token ids of texts, cut at `max_tokens`; 0 for the tokenizer's own length."""
+    cutter = Tokenizer.from_str(tokenizer)
+    if max_tokens:
+        cutter.enable_truncation(max_tokens)
+    encodings = cutter.encode_batch(list(texts))
     return Tokens(tuple(tuple(encoding.ids) for encoding in encodings))
 
 

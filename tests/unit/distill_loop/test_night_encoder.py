@@ -174,11 +174,15 @@ def test_every_optional_term_trains(base_model: StudentModel, term: str) -> None
     assert all(np.isfinite(value) for value in trained.losses.values())
 
 
-def test_the_relation_term_trains_when_the_vocabulary_is_whole(base_model: StudentModel) -> None:
+@pytest.mark.parametrize("max_tokens", [128, 8])
+def test_the_relation_term_trains_when_the_vocabulary_is_whole(
+    base_model: StudentModel, max_tokens: int
+) -> None:
+    """Also where the student reads less of a long text than its base."""
     recipe = _recipe(epochs=1)
     recipe = replace(
         recipe,
-        student=replace(recipe.student, vocabulary=0, max_tokens=128),
+        student=replace(recipe.student, vocabulary=0, max_tokens=max_tokens),
         objective=replace(recipe.objective, rel=1.0),
     )
     _, trained = _train(base_model, recipe)
