@@ -13,8 +13,8 @@ from understudy.types.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 
-# Ray reads these when it is first imported or started; an operator's own values win.
 TRIES = 3
+# Ray reads these when it is first imported or started; an operator's own values win.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
