@@ -616,7 +616,7 @@ def test_a_cloud_that_fails_at_the_last_word_does_not_fail_the_close(
     opened: Any, cloud: FakeCloud
 ) -> None:
     """Whatever it raises; the fault is counted."""
-    client = opened()
+    client = opened(audit=AuditConfig(rate=1e-9))
     client.predict(SURE)
     wait_until(lambda: len(cloud.statuses) == 1)
     client.predict(SURE)
