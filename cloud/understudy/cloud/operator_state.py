@@ -117,11 +117,13 @@ class OperatorState:
 
     def _nights(self, task: str) -> list[dict[str, Any]]:
         results = self._config.path_of(task, "nights") / "nights"
-        pages = self._config.operator.reports_dir
-        found = read_nights(results, self._config.path_of(task, pages))
-        if len(self._config.tasks) == 1:
-            return found
-        return [night | {"report": _inside(task, night["report"])} for night in found]
+        reports = self._config.operator.reports_dir
+        pages = self._config.path_of(task, reports)
+        inside = pages.relative_to(self._config.path(reports))
+        return [
+            night | {"report": str(inside / night["report"]) if night["report"] else ""}
+            for night in read_nights(results, pages)
+        ]
 
     def _escalations(self) -> dict[str, list[dict[str, Any]]]:
         """By task, of the newest rows; read again only when there are newer ones."""
@@ -160,10 +162,6 @@ class OperatorState:
                 "drift": standing.drift if standing else 0.0,
             }
         )
-
-
-def _inside(folder: str, file: str) -> str:
-    return f"{folder}/{file}" if file else ""
 
 
 def _traffic(totals: dict[str, float]) -> dict[str, Any]:

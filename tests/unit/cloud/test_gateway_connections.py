@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -84,38 +84,34 @@ async def test_many_calls_of_one_connection_end_it_once(listener: socket.socket)
         assert 1 == sum(begun)
 
 
-async def test_a_gateway_that_stops_ends_what_is_deaf(listener: socket.socket) -> None:
-    """No flooding client may hold a rolling update up."""
-    caller, accepted = connect(listener)
-    with closing(caller), closing(accepted):
-        cutter = Cutter(deaf_s=3600.0)
-        cutter.cut(peer_of(caller))
-        (ending,) = cutter._ending.values()
-        await asyncio.to_thread(talk_until_deaf, caller, accepted)
-        ending.cancel()
-
-        assert b"" == await asyncio.to_thread(caller.recv, 1)
-
-
-async def test_one_that_is_still_looked_for_is_ended_as_well(listener: socket.socket) -> None:
-    """A stop in that moment must leave no socket of ours open."""
-    caller, accepted = connect(listener)
-    with closing(caller), closing(accepted):
-        cutter = Cutter(deaf_s=3600.0)
-        cutter.cut(peer_of(caller))
-        (ending,) = cutter._ending.values()
-        await asyncio.sleep(0)
-        ending.cancel()
-
-        assert b"" == await asyncio.to_thread(caller.recv, 1)
-
-
 def talk_until_deaf(caller: socket.socket, accepted: socket.socket) -> None:
     accepted.settimeout(0.2)
     with contextlib.suppress(TimeoutError):
         while True:
             caller.sendall(b"x")
             accepted.recv(1)
+
+
+@pytest.mark.parametrize(
+    "until",
+    [
+        pytest.param(lambda *pair: asyncio.to_thread(talk_until_deaf, *pair), id="deaf"),
+        pytest.param(lambda *_: asyncio.sleep(0), id="still looked for"),
+    ],
+)
+async def test_a_gateway_that_stops_ends_what_it_has_begun_to_end(
+    listener: socket.socket, until: Callable[..., Awaitable[None]]
+) -> None:
+    """No flooding client may hold a rolling update up, and no socket of ours stays open."""
+    caller, accepted = connect(listener)
+    with closing(caller), closing(accepted):
+        cutter = Cutter(deaf_s=3600.0)
+        cutter.cut(peer_of(caller))
+        (ending,) = cutter._ending.values()
+        await until(caller, accepted)
+        ending.cancel()
+
+        assert b"" == await asyncio.to_thread(caller.recv, 1)
 
 
 async def test_too_many_deaf_connections_end_at_once() -> None:
